@@ -1,0 +1,57 @@
+"""`handcar serve`: a server on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from handcar.cli import options
+
+if TYPE_CHECKING:
+    from handcar.server.start import Running
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        envvar="HANDCAR_SERVER_HOME",
+        help="Folder that the server keeps everything in; by default the system's data folder.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve)
+
+
+def serve(
+    home: Home = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 finds a free one.")] = 8000,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Run a server: it hands out work, takes updates and makes the next versions.
+
+    The first start makes everything that is needed. Ctrl-C stops it; nothing is lost.
+    """
+    from handcar.server import start
+
+    def ready(running: Running) -> None:
+        options.remember_owner_token(running.url, running.owner_token)
+        if json:
+            print(running.as_json(), flush=True)
+        elif not quiet:
+            print(running.as_text(), flush=True)
+
+    start.serve(folder(home), host, port, ready=ready)
+
+
+def folder(given: Path | None) -> Path:
+    """Return the server's folder: the one given, or the usual one."""
+    return given or options.home() / "server"

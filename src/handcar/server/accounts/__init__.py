@@ -1,0 +1,1 @@
+"""Volunteers and owners: who they are, and the tokens that prove it."""

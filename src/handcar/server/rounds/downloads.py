@@ -1,0 +1,98 @@
+"""Public bytes by digest: chunks to train on, frames, model files. Never anything else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.db.models import Q
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from rest_framework.request import Request
+
+from handcar.protocol import problems
+from handcar.server import blobs
+from handcar.server.catalog.models import Chunk, TrainingModel
+from handcar.server.problems import Refusal
+from handcar.server.rounds.models import Version
+
+PIECE_BYTES = 128 * 1024
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+FOREVER = "public, max-age=31536000, immutable"
+
+
+def is_public(digest: str) -> bool:
+    """Say whether anyone may have these bytes: not validation chunks, updates, or exact weights.
+
+    A chunk that is in a training split anywhere is public, whatever else it is in.
+    """
+    frames = Q(delta_digest=digest) | Q(keyframe_digest=digest) | Q(export_digest=digest)
+    return (
+        Chunk.objects.filter(digest=digest, split="train").exists()
+        or Version.objects.filter(frames).exists()
+        or TrainingModel.objects.filter(model_file_digest=digest).exists()
+    )
+
+
+def serve(request: Request, digest: str) -> HttpResponseBase:
+    """Answer GET or HEAD with the bytes, or the range of them that was asked for."""
+    size = blobs.size(digest) if is_public(digest) else None
+    if size is None:
+        raise Refusal(problems.NOT_FOUND, f"no file with the digest {digest} is served here")
+    etag = f'"{digest.removeprefix(blobs.PREFIX)}"'
+    headers = {"ETag": etag, "Cache-Control": FOREVER, "Accept-Ranges": "bytes"}
+    if etag in request.headers.get("If-None-Match", ""):
+        return HttpResponse(status=304, headers=headers)
+    wanted = request.headers.get("Range")
+    if wanted is None or request.headers.get("If-Range", etag) != etag:
+        return _send(request, digest, 0, size, headers)
+    return _send_range(request, digest, size, headers)
+
+
+def _send_range(
+    request: Request, digest: str, size: int, headers: dict[str, str]
+) -> HttpResponseBase:
+    span = parse_range(request.headers["Range"], size)
+    if span is None:
+        return _send(request, digest, 0, size, headers)
+    start, stop = span
+    if start >= stop:
+        return HttpResponse(status=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    return _send(request, digest, start, stop, headers)
+
+
+def parse_range(text: str, size: int) -> tuple[int, int] | None:
+    """Return start and stop of a single range; none for what we don't serve in parts.
+
+    An empty span (start >= stop) can't be satisfied.
+    """
+    match = RANGE.fullmatch(text.strip())
+    if match is None or match.group(1) == match.group(2) == "":
+        return None
+    first, last = match.groups()
+    if first == "":
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _send(
+    request: Request, digest: str, start: int, stop: int, headers: dict[str, str]
+) -> HttpResponseBase:
+    status = 206 if "Content-Range" in headers else 200
+    headers = {**headers, "Content-Length": str(stop - start)}
+    kind = "application/octet-stream"
+    if request.method == "HEAD":
+        return HttpResponse(status=status, headers=headers, content_type=kind)
+    pieces = _pieces(blobs.path(digest), start, stop)
+    return StreamingHttpResponse(pieces, status=status, headers=headers, content_type=kind)
+
+
+def _pieces(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
+            start += len(piece)
+            yield piece

@@ -1,0 +1,318 @@
+"""The frames of a model's versions: made, listed, let go.
+
+W are the exact weights that the server merges into, P the published ones that every holder
+of a version has. A delta codes W' - P coarsely, so P follows W with what was rounded off
+still to come: the server's own error feedback.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from datetime import datetime, timedelta
+
+import numpy as np
+from django.db.models import Max, Q, QuerySet, Sum
+from django.utils import timezone
+
+from handcar.errors import Corrupt
+from handcar.protocol import messages, problems
+from handcar.protocol.messages import Export, Frame, Link, Series
+from handcar.server import blobs
+from handcar.server.catalog import modelfiles
+from handcar.server.catalog import services as catalog
+from handcar.server.catalog.models import TrainingModel
+from handcar.server.problems import Refusal
+from handcar.server.rounds.models import Version
+from handcar.wire import container, frames
+from handcar.wire.frames import FrameFacts
+from handcar.wire.layout import Flat, Layout, weights_digest
+
+DELTA_STEP = 1.0
+"""k of the step codec for deltas."""
+DELTAS_MOST = 20
+"""Deltas between two keyframes at most."""
+DELTAS_SHARE = 0.5
+"""A keyframe is due when the deltas since the last come to this share of its size."""
+RAW_KEPT = 2
+"""Versions whose raw weights are kept."""
+EXPORTS_KEPT = timedelta(days=1)
+FRAMES_KEPT = timedelta(minutes=5)
+DIGESTS = (
+    "delta_digest",
+    "keyframe_digest",
+    "export_digest",
+    "master_digest",
+    "published_digest",
+)
+
+
+# -- raw weights -----------------------------------------------------------------------------
+
+
+def raw(digest: str | None) -> Flat:
+    """Return weights from the server's own disk, as they were put. Raises Corrupt."""
+    if digest is None:
+        raise Corrupt("the raw weights of this version are gone")
+    return np.frombuffer(blobs.read(digest), dtype="<f4").astype(np.float32, copy=True)
+
+
+def put_raw(weights: Flat) -> str:
+    """Keep weights exactly and return their digest."""
+    return blobs.put(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+
+
+# -- making versions -------------------------------------------------------------------------
+
+
+def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version:
+    """Return version 0, its bytes on disk; the caller saves the row."""
+    digest = weights_digest(weights)
+    keyframe = frames.encode_keyframe(FrameFacts("keyframe", model.pk, 0, digest), weights)
+    raw_digest = put_raw(weights)
+    return Version(
+        model=model,
+        number=0,
+        weights_sha256=digest,
+        keyframe_digest=blobs.put(keyframe),
+        keyframe_size=len(keyframe),
+        master_digest=raw_digest,
+        published_digest=raw_digest,
+        published_at=now,
+    )
+
+
+def encode_next(model: TrainingModel, base: Version, master: Flat, layout: Layout) -> Version:
+    """Return the version after `base`, its bytes on disk; the caller describes and saves it."""
+    published = raw(base.published_digest)
+    facts = FrameFacts("delta", model.pk, base.number + 1)
+    coded = frames.encode_difference(
+        facts, frames.difference(master, published, layout), layout, k=DELTA_STEP
+    )
+    published = frames.apply(frames.decode_difference(coded, layout)[1], published, layout)
+    digest = weights_digest(published)
+    delta = _signed(coded, digest)
+    version = Version(
+        model=model,
+        number=base.number + 1,
+        weights_sha256=digest,
+        delta_digest=blobs.put(delta),
+        delta_size=len(delta),
+        master_digest=put_raw(master),
+        published_digest=put_raw(published),
+    )
+    if keyframe_is_due(model, len(delta)):
+        _add_keyframe(version, published)
+    return version
+
+
+def _signed(frame: bytes, digest: str) -> bytes:
+    """Return a delta with the digest of what it leads to, known only after decoding it."""
+    header, sections = container.unpack(frame)
+    header["weights_sha256"] = digest
+    return container.pack(header, [bytes(section) for section in sections])
+
+
+def _add_keyframe(version: Version, published: Flat) -> None:
+    facts = FrameFacts("keyframe", version.model_id, version.number, version.weights_sha256)
+    keyframe = frames.encode_keyframe(facts, published)
+    version.keyframe_digest = blobs.put(keyframe)
+    version.keyframe_size = len(keyframe)
+
+
+def keyframe_is_due(model: TrainingModel, delta_bytes: int) -> bool:
+    """Say whether the next version gets a keyframe beside its delta of so many bytes."""
+    last = _keyframes(model.pk)[0]
+    since = Version.objects.filter(model=model, number__gt=last.number)
+    count = since.count() + 1
+    size = (since.aggregate(size=Sum("delta_size"))["size"] or 0) + delta_bytes
+    return count >= DELTAS_MOST or size > DELTAS_SHARE * (last.keyframe_size or 0)
+
+
+# -- listing ---------------------------------------------------------------------------------
+
+
+def newest_number(model_id: str) -> int:
+    """Return the newest version's number; -1 while there is none."""
+    newest = Version.objects.filter(model_id=model_id).aggregate(newest=Max("number"))["newest"]
+    return -1 if newest is None else newest
+
+
+def newest(model_id: str) -> Version:
+    """Return the newest version; a Refusal while there is none."""
+    version = Version.objects.filter(model_id=model_id).order_by("-number").first()
+    if version is None:
+        raise Refusal(
+            problems.NOTHING_TO_TRAIN, f"{model_id} is still being prepared: try again in a minute"
+        )
+    return version
+
+
+def of(model_id: str, root: str) -> Series:
+    """Return the newest keyframe and every delta that is kept, oldest first."""
+    if not TrainingModel.objects.filter(id=model_id).exists():
+        raise catalog.no_model(model_id)
+    number = newest(model_id).number
+    # What is published while we read is left out, so that the list is of one moment.
+    rows = Version.objects.filter(model_id=model_id, number__lte=number)
+    keyframe = rows.filter(keyframe_digest__isnull=False).order_by("-number")[0]
+    deltas = rows.filter(delta_digest__isnull=False, number__gt=_listed_after(model_id))
+    return Series(
+        model_id=model_id,
+        newest=number,
+        keyframe=_frame(
+            keyframe, "keyframe", keyframe.keyframe_digest, keyframe.keyframe_size, root
+        ),
+        deltas=tuple(
+            _frame(row, "delta", row.delta_digest, row.delta_size, root)
+            for row in deltas.order_by("number")
+        ),
+    )
+
+
+def _listed_after(model_id: str) -> int:
+    """Return the version after which deltas are listed: the older of the last two keyframes.
+
+    Deltas from before it may still be kept, for those who were told of them a moment ago.
+    """
+    return _keyframes(model_id)[:2][-1].number
+
+
+def begin_bytes(newest: Version | None) -> int:
+    """Return what a newcomer downloads for the newest weights."""
+    if newest is None:
+        return 0
+    keyframe = _keyframes(newest.model_id)[0]
+    after = Version.objects.filter(model_id=newest.model_id, number__gt=keyframe.number)
+    return (keyframe.keyframe_size or 0) + (after.aggregate(size=Sum("delta_size"))["size"] or 0)
+
+
+def link(digest: str | None, size: int | None, root: str) -> Link:
+    """Return the link to bytes that this server holds."""
+    if digest is None or size is None:
+        raise Corrupt("bytes that are gone can't be linked to")
+    return Link(url=root + digest.removeprefix(blobs.PREFIX), sha256=digest, size=size)
+
+
+def _frame(
+    version: Version, kind: str, digest: str | None, size: int | None, root: str
+) -> messages.Frame:
+    return Frame(
+        **link(digest, size, root).model_dump(),
+        version=version.number,
+        kind=kind,  # type: ignore[arg-type] # keyframe or delta, checked by pydantic
+        weights_sha256=version.weights_sha256,
+    )
+
+
+def _keyframes(model_id: str) -> list[Version]:
+    rows = Version.objects.filter(model_id=model_id, keyframe_digest__isnull=False)
+    return list(rows.order_by("-number"))
+
+
+# -- exporting -------------------------------------------------------------------------------
+
+
+def export(model: TrainingModel, number: int | None, root: str) -> Export:
+    """Return a keyframe of one version, made if need be, and the model file that it fits."""
+    version = newest(model.pk) if number is None else _version(model, number)
+    if version.keyframe_digest is None and version.export_digest is None:
+        _make_export(model, version)
+    if version.keyframe_digest is not None:
+        weights = link(version.keyframe_digest, version.keyframe_size, root)
+    else:
+        weights = link(version.export_digest, version.export_size, root)
+    return Export(version=version.number, weights=weights, configuration=configuration(model, root))
+
+
+def configuration(model: TrainingModel, root: str) -> Link:
+    """Return the link to a model's file."""
+    return link(model.model_file_digest, model.model_file_size, root)
+
+
+def _version(model: TrainingModel, number: int) -> Version:
+    version = Version.objects.filter(model=model, number=number).first()
+    if version is None:
+        raise Refusal(problems.NOT_FOUND, f"{model.pk} has no version {number}")
+    return version
+
+
+def _make_export(model: TrainingModel, version: Version) -> None:
+    weights = weights_of(model, version)
+    facts = FrameFacts("keyframe", model.pk, version.number, version.weights_sha256)
+    frame = frames.encode_keyframe(facts, weights)
+    version.export_digest = blobs.put(frame)
+    version.export_size = len(frame)
+    version.exported_at = timezone.now()
+    version.save(update_fields=("export_digest", "export_size", "exported_at"))
+
+
+def weights_of(model: TrainingModel, version: Version) -> Flat:
+    """Return the published weights of a version from what is still kept of it."""
+    if version.published_digest is not None:
+        return raw(version.published_digest)
+    before = [row for row in _keyframes(model.pk) if row.number <= version.number]
+    if not before:
+        raise Refusal(
+            problems.GONE, f"the frames that lead to version {version.number} are no longer kept"
+        )
+    return _replay(model, before[0], version)
+
+
+def _replay(model: TrainingModel, keyframe: Version, version: Version) -> Flat:
+    layout = modelfiles.layout(model.model_file)
+    weights = frames.decode_keyframe(blobs.read(str(keyframe.keyframe_digest)), layout)[1]
+    deltas = Version.objects.filter(
+        model=model, number__gt=keyframe.number, number__lte=version.number
+    )
+    for row in deltas.order_by("number"):
+        if row.delta_digest is None:
+            raise Refusal(
+                problems.GONE,
+                f"the frames that lead to version {version.number} are no longer kept",
+            )
+        change = frames.decode_difference(blobs.read(row.delta_digest), layout)[1]
+        weights = frames.apply(change, weights, layout)
+    return weights
+
+
+# -- letting go ------------------------------------------------------------------------------
+
+
+def prune(model: TrainingModel) -> None:
+    """Let go of what nobody needs: rows first, then bytes, so that no row names what is gone.
+
+    Kept are the raw weights of the last two versions, the last two keyframes, and the
+    deltas after the older of them: who was away for less than that fetches deltas only.
+    """
+    rows = Version.objects.filter(model=model)
+    gone = _clear(
+        rows.filter(number__lte=newest_number(model.pk) - RAW_KEPT),
+        "master_digest",
+        "published_digest",
+    )
+    if len(keyframes := _keyframes(model.pk)) > 1:
+        oldest = keyframes[1].number
+        # Who was told of a frame a moment ago is still fetching it.
+        settled = rows.filter(published_at__lt=timezone.now() - FRAMES_KEPT)
+        gone += _clear(settled.filter(number__lt=oldest), "keyframe_digest")
+        gone += _clear(settled.filter(number__lte=oldest), "delta_digest")
+    gone += _clear(rows.filter(exported_at__lt=timezone.now() - EXPORTS_KEPT), "export_digest")
+    for digest in gone:
+        if not is_named(digest):
+            blobs.remove(digest)
+
+
+def is_named(digest: str) -> bool:
+    """Say whether a version still names these bytes."""
+    names = [Q(**{field: digest}) for field in DIGESTS]
+    return Version.objects.filter(functools.reduce(operator.or_, names)).exists()
+
+
+def _clear(rows: QuerySet[Version], *fields: str) -> list[str]:
+    digests: list[str] = []
+    for field in fields:
+        named = rows.filter(**{f"{field}__isnull": False})
+        digests += named.values_list(field, flat=True)
+        named.update(**{field: None})
+    return digests

@@ -1,0 +1,42 @@
+"""How long a round takes, and how late an update is, in rounds."""
+
+from __future__ import annotations
+
+import statistics
+from datetime import datetime
+
+from handcar.merging import staleness
+from handcar.server.catalog.models import TrainingModel
+from handcar.server.rounds.models import ACCEPTED, Update, Version
+
+ROUNDS_LOOKED_AT = 20
+SHORTEST_S = 1.0
+
+
+def round_seconds(model: TrainingModel) -> float:
+    """Return the median length of the last accepted rounds, at least a second."""
+    rows = Update.objects.filter(model=model, state__in=ACCEPTED).order_by("-checked_at")
+    last = list(rows.values_list("seconds", flat=True)[:ROUNDS_LOOKED_AT])
+    return max(SHORTEST_S, statistics.median(last)) if last else float(model.round_seconds)
+
+
+def late_weight(model: TrainingModel, base_version: int, at: datetime) -> float:
+    """Return how much an update that came `at` this time counts, in [0, 1].
+
+    Late is what came after its base version was superseded, in rounds of time: versions
+    would count a fast crowd's merges against a slow volunteer.
+    """
+    following = Version.objects.filter(model=model, number=base_version + 1)
+    superseded = following.values_list("published_at", flat=True).first()
+    if superseded is None:
+        return 1.0
+    late_s = max(0.0, (at - superseded).total_seconds())
+    return staleness.weight(late_s / round_seconds(model))
+
+
+def too_late_text(base_version: int) -> str:
+    """Say why an update is too late."""
+    return (
+        f"it started from version {base_version}, superseded more than "
+        f"{staleness.REFUSED_ROUNDS:g} rounds ago: too late to count"
+    )

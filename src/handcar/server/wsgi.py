@@ -1,0 +1,21 @@
+"""The WSGI application, for any server that speaks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.core.wsgi import get_wsgi_application
+
+from handcar.server import lifeline
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "handcar.server.settings")
+
+application: Callable[..., Iterable[Any]] = get_wsgi_application()
+
+
+def watched() -> Callable[..., Iterable[Any]]:
+    """Return the application, in a process that ends with the web server that started it."""
+    lifeline.watch(os.getppid())
+    return application

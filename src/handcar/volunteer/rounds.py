@@ -1,0 +1,135 @@
+"""A round's beginning and end, in numbers: what to start from, what to send. No Keras here.
+
+A round starts from the newest version plus the own updates that it lacks, and is not
+shortened by waiting for them: one volunteer alone trains as if there were no server.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from handcar import files
+from handcar.protocol import limits
+from handcar.protocol.messages import UpdateAnnouncement
+from handcar.volunteer.checkpoint import Round
+from handcar.volunteer.folder import Task
+from handcar.volunteer.journal import Journal
+from handcar.wire import frames
+from handcar.wire.frames import FrameFacts
+from handcar.wire.layout import Flat, Layout
+
+
+class Inbox:
+    """What the main thread tells the training thread; read between two rounds."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.hold = threading.Event()
+        self._lock = threading.Lock()
+        self._gone: set[UUID] = set()
+        self._base: tuple[int, Flat] | None = None
+
+    def take_up(self, version: int, weights: Flat, merged: Iterable[UUID]) -> None:
+        """Hand over a version, and say which own updates are part of it.
+
+        The two come together: weights that hold an update which is still carried on top
+        would count it twice.
+        """
+        with self._lock:
+            self._base = (version, weights)
+            self._gone.update(merged)
+
+    def drop(self, updates: Iterable[UUID]) -> None:
+        """Say which own updates will never be merged."""
+        with self._lock:
+            self._gone.update(updates)
+
+    def collect(self) -> tuple[tuple[int, Flat] | None, set[UUID]]:
+        """Return the newest version handed over, and the updates to carry no longer; once."""
+        with self._lock:
+            base, gone = self._base, self._gone
+            self._base, self._gone = None, set()
+            return base, gone
+
+    def gone(self) -> set[UUID]:
+        """Return the updates to carry no longer, without taking note of them."""
+        with self._lock:
+            return set(self._gone)
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether the training should end its steps now."""
+        return self.stop.is_set() or self.hold.is_set()
+
+
+class Rounds:
+    """Begins and ends the rounds of one model; used by the training thread alone."""
+
+    def __init__(  # noqa: PLR0913 - each a plain part, made once at the start
+        self,
+        task: Task,
+        *,
+        model_id: str,
+        layout: Layout,
+        base: tuple[int, Flat],
+        pending: Iterable[UUID],
+        journal: Journal,
+        update_step: float,
+    ) -> None:
+        self._task = task
+        self._model_id = model_id
+        self._layout = layout
+        self._base = base
+        self._journal = journal
+        self._update_step = update_step
+        self.pending = list(pending)
+
+    def begin(self, inbox: Inbox, *, number: int) -> Round:
+        """Return a new round on the newest version that the main thread handed over."""
+        base, gone = inbox.collect()
+        self._base = base or self._base
+        for update in gone:
+            self._task.update(update).unlink(missing_ok=True)
+        self.pending = [update for update in self.pending if update not in gone]
+        version, start = self._base
+        for update in self.pending:
+            start = frames.apply(self._change(update), start, self._layout)
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+        return Round(number, version, tuple(self.pending), start, seed)
+
+    def waiting(self, inbox: Inbox) -> list[UUID]:
+        """Return the own updates that are not known to be merged or dropped."""
+        gone = inbox.gone()
+        return [update for update in self.pending if update not in gone]
+
+    def finish(self, round: Round, weights: Flat, *, chunks: int) -> UpdateAnnouncement:
+        """Encode a round, keep its frame, journal it; return what to announce. Raises DiskFull."""
+        change = frames.difference(weights, round.start, self._layout)
+        facts = FrameFacts("update", self._model_id, round.base_version)
+        data = frames.encode_difference(facts, change, self._layout, k=self._update_step)
+        announcement = UpdateAnnouncement(
+            id=uuid4(),
+            model_id=self._model_id,
+            base_version=round.base_version,
+            carried=round.carried,
+            seed=round.seed,
+            steps=min(round.steps, limits.STEPS_AN_UPDATE),
+            records=round.records,
+            seconds=round.seconds,
+            chunks=chunks,
+            size=len(data),
+            sha256=files.digest(data),
+            loss=round.loss(),
+        )
+        files.write(self._task.update(announcement.id), data)
+        self._journal.made(announcement, round_number=round.number)
+        self.pending.append(announcement.id)
+        return announcement
+
+    def _change(self, update: UUID) -> Flat:
+        # What was sent, not what was trained: the server will merge exactly this.
+        return frames.decode_difference(self._task.update(update).read_bytes(), self._layout)[1]

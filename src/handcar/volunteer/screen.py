@@ -1,0 +1,113 @@
+"""What a person sees of a volunteer: one interface, plain lines and JSON lines.
+
+The live screen for a terminal is in `terminal.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, TextIO
+
+from handcar.volunteer.training import Progress
+
+EVERY_S = 30.0
+JSON_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a screen shows of a volunteer at one moment."""
+
+    model_id: str | None = None
+    version: int | None = None
+    progress: Progress = field(default_factory=Progress)
+    chunks: int = 0
+    chunks_in_all: int = 0
+    waiting_updates: int = 0
+    merged_updates: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    held: bool = False
+
+
+class Screen(Protocol):
+    """Where a person sees what goes on: a live screen, lines of text, or JSON lines."""
+
+    def say(self, text: str, level: str = "info", link: str | None = None) -> None:
+        """Show a text."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how things stand."""
+
+
+class Plain:
+    """Lines of text: for logs, services, and whoever pipes the output elsewhere."""
+
+    def __init__(self, out: TextIO = sys.stdout, *, every_s: float = EVERY_S) -> None:
+        self._out = out
+        self._every_s = every_s
+        self._shown_at = 0.0
+        self._shown_version: int | None = None
+
+    def say(self, text: str, level: str = "info", link: str | None = None) -> None:
+        """Print one line."""
+        prefix = "" if level == "info" else f"{level}: "
+        self._print(f"{prefix}{text}" + (f" ({link})" if link else ""))
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Print where things stand, now and then and at each new version."""
+        now = time.monotonic()
+        new_version = snapshot.version != self._shown_version
+        if snapshot.model_id and (new_version or now - self._shown_at >= self._every_s):
+            self._shown_at, self._shown_version = now, snapshot.version
+            self._print(line_of(snapshot))
+
+    def _print(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {text}", file=self._out, flush=True)
+
+
+class JsonLines:
+    """One JSON object a line, for programs."""
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self._out = out
+        self._shown_at = 0.0
+
+    def say(self, text: str, level: str = "info", link: str | None = None) -> None:
+        """Print a `said` object."""
+        self._print({"said": text, "level": level, "link": link})
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Print the snapshot, at most once a second."""
+        now = time.monotonic()
+        if now - self._shown_at >= JSON_EVERY_S:
+            self._shown_at = now
+            self._print(asdict(snapshot))
+
+    def _print(self, value: object) -> None:
+        print(json.dumps(value), file=self._out, flush=True)
+
+
+def line_of(snapshot: Snapshot) -> str:
+    """Return how things stand, in one line."""
+    progress = snapshot.progress
+    loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+    version = "no version yet" if snapshot.version is None else f"version {snapshot.version}"
+    return (
+        f"{snapshot.model_id}: {version}, step {progress.steps:,}{loss}, "
+        f"{progress.steps_per_second:.0f} steps/s, chunks {snapshot.chunks}/"
+        f"{snapshot.chunks_in_all}, {snapshot.merged_updates} updates merged, "
+        f"{size_text(snapshot.bytes_up)} up, {size_text(snapshot.bytes_down)} down"
+    )
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as people write it."""
+    units = ["B", "kB", "MB", "GB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"

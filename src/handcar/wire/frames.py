@@ -1,0 +1,147 @@
+"""Keyframes, deltas and updates: what travels.
+
+A *difference* is a flat vector in a model's layout whose trainable entries say what to add
+and whose statistic entries (BatchNorm's averages and their like) are the new values
+themselves: a sum of differences of running variances can turn negative, a value can't.
+
+    keyframe   all weights, exact
+    delta      the difference between two consecutive versions, coded
+    update     one round's difference, coded; same form, another kind
+
+`apply` is one float32 addition per weight in a fixed order, so every holder of a version
+who applies its delta holds the same bits after.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from handcar.errors import FrameError
+from handcar.wire import codecs, container
+from handcar.wire.layout import Flat, Layout
+
+FrameKind = Literal["keyframe", "delta", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """What a frame says of itself beside its numbers."""
+
+    kind: FrameKind
+    model: str
+    version: int
+    """The version it leads to; for an update, the one it started from."""
+    weights_sha256: str = ""
+    """Digest of the weights that it leads to; empty for an update."""
+
+
+def difference(new: Flat, base: Flat, layout: Layout) -> Flat:
+    """Return what leads from `base` to `new`."""
+    result = new - base
+    for place in layout.statistic_slices:
+        result[place] = new[place]
+    return result
+
+
+def apply(change: Flat, base: Flat, layout: Layout) -> Flat:
+    """Return the weights that a difference leads to from `base`: one float32 addition each."""
+    result = base + change
+    for place in layout.statistic_slices:
+        result[place] = change[place]
+    return result
+
+
+def encode_keyframe(facts: FrameFacts, weights: Flat) -> bytes:
+    """Return a frame that holds `weights` exactly."""
+    return container.pack(_header(facts, codec="planes"), [codecs.encode_planes(weights)])
+
+
+def decode_keyframe(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
+    """Return what a keyframe says and its weights. Raises FrameError."""
+    header, sections = container.unpack(data)
+    facts = _facts(header, ("keyframe",))
+    if header.get("codec") != "planes" or len(sections) != 1:
+        raise FrameError(f"a keyframe of an unknown codec: {header.get('codec')!r}")
+    return facts, codecs.decode_planes(sections[0], layout.size)
+
+
+def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: float) -> bytes:
+    """Return a frame of `change` under the step codec; statistics travel exactly."""
+    scales, symbols = [], []
+    for tensor, place in zip(layout.tensors, layout.slices, strict=True):
+        if tensor.kind == "trainable":
+            scale = codecs.step_scale(change[place], k)
+            scales.append(scale)
+            symbols.append(codecs.to_symbols(change[place], scale))
+    statistics = [change[place] for place in layout.statistic_slices]
+    sections = [
+        *codecs.pack_symbols(np.concatenate([np.empty(0, np.int8), *symbols])),
+        codecs.encode_planes(np.concatenate([np.empty(0, np.float32), *statistics])),
+    ]
+    return container.pack(_header(facts, codec="step", scales=scales), sections)
+
+
+def decode_difference(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
+    """Return what a delta or an update says and its difference, float32. Raises FrameError."""
+    header, sections = container.unpack(data)
+    facts = _facts(header, ("delta", "update"))
+    if header.get("codec") != "step" or len(sections) != 3:
+        raise FrameError(f"a difference of an unknown codec: {header.get('codec')!r}")
+    scales = _scales(header, sum(tensor.kind == "trainable" for tensor in layout.tensors))
+    statistic_size = sum(place.stop - place.start for place in layout.statistic_slices)
+    symbols = codecs.unpack_symbols(sections[0], sections[1], layout.size - statistic_size)
+    statistics = codecs.decode_planes(sections[2], statistic_size)
+    return facts, _assemble(layout, scales, symbols, statistics)
+
+
+def _assemble(layout: Layout, scales: list[float], symbols: Any, statistics: Flat) -> Flat:
+    change = np.empty(layout.size, dtype=np.float32)
+    next_scale = iter(scales)
+    symbol, statistic = 0, 0
+    for tensor, place in zip(layout.tensors, layout.slices, strict=True):
+        if tensor.kind == "trainable":
+            piece = symbols[symbol : symbol + tensor.size]
+            change[place] = codecs.from_symbols(piece, next(next_scale))
+            symbol += tensor.size
+        else:
+            change[place] = statistics[statistic : statistic + tensor.size]
+            statistic += tensor.size
+    return change
+
+
+def _header(facts: FrameFacts, **more: object) -> dict[str, Any]:
+    return {
+        "kind": facts.kind,
+        "model": facts.model,
+        "version": facts.version,
+        "weights_sha256": facts.weights_sha256,
+        **more,
+    }
+
+
+def _facts(header: dict[str, Any], kinds: tuple[FrameKind, ...]) -> FrameFacts:
+    kind, model, version = header.get("kind"), header.get("model"), header.get("version")
+    digest = header.get("weights_sha256", "")
+    if kind not in kinds:
+        raise FrameError(f"expected a frame of kind {' or '.join(kinds)}, got {kind!r}")
+    if not isinstance(model, str) or not isinstance(digest, str):
+        raise FrameError("the frame does not name its model and digest")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise FrameError(f"expected a version number, got {version!r}")
+    return FrameFacts(kind, model, version, digest)
+
+
+def _scales(header: dict[str, Any], count: int) -> list[float]:
+    scales = header.get("scales")
+    if not isinstance(scales, list) or len(scales) != count:
+        raise FrameError(f"expected {count} scales, one a trainable tensor")
+    for scale in scales:
+        if not isinstance(scale, int | float) or isinstance(scale, bool):
+            raise FrameError(f"expected a number as a scale, got {scale!r}")
+        if not (math.isfinite(scale) and 0 <= scale < 1e30):
+            raise FrameError(f"expected a scale from 0 to 1e30, got {scale!r}")
+    return [float(scale) for scale in scales]

@@ -1,0 +1,118 @@
+"""A round's beginning and end, and that what is carried is what was sent."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from handcar.volunteer import checkpoint
+from handcar.volunteer.checkpoint import Checkpoint, Round
+from handcar.volunteer.folder import Task
+from handcar.volunteer.journal import Journal
+from handcar.volunteer.rounds import Inbox, Rounds
+from handcar.wire import frames
+from handcar.wire.layout import Layout, TensorSpec
+
+LAYOUT = Layout((TensorSpec("kernel", (30, 20)), TensorSpec("mean", (20,), "statistic")))
+BASE = np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return Task(tmp_path)
+
+
+def rounds_of(task: Task, **more: object) -> Rounds:
+    settings = {"base": (3, BASE), "pending": (), "update_step": 2.0} | more
+    return Rounds(task, model_id="m", layout=LAYOUT, journal=Journal(task.journal), **settings)
+
+
+def trained(round: Round, seed: int = 1) -> np.ndarray:
+    round.steps, round.records, round.seconds = 10, 320, 2.0
+    change = np.random.default_rng(seed).laplace(size=LAYOUT.size)
+    return round.start + change.astype(np.float32)
+
+
+def sent_change(task: Task, id: object) -> np.ndarray:
+    return frames.decode_difference(task.update(id).read_bytes(), LAYOUT)[1]
+
+
+def test_the_next_round_starts_from_the_base_plus_what_was_sent(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    assert first.start.tobytes() == BASE.tobytes()
+    one = rounds.finish(first, trained(first), chunks=1)
+    second = rounds.begin(inbox, number=2)
+    expected = frames.apply(sent_change(task, one.id), BASE, LAYOUT)
+    assert second.start.tobytes() == expected.tobytes()
+    assert (second.base_version, second.carried) == (3, (one.id,))
+
+
+def test_a_version_that_holds_the_update_is_started_from_without_it(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    one = rounds.finish(first, trained(first), chunks=1)
+    newer = BASE + np.float32(0.5)
+    inbox.take_up(4, newer, [one.id])
+    second = rounds.begin(inbox, number=2)
+    assert second.start.tobytes() == newer.tobytes()
+    assert (second.base_version, second.carried) == (4, ())
+    assert not task.update(one.id).exists()
+
+
+def test_a_version_without_the_update_is_started_from_with_it_on_top(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    one = rounds.finish(first, trained(first), chunks=1)
+    newer = BASE + np.float32(0.5)
+    inbox.take_up(4, newer, [])
+    second = rounds.begin(inbox, number=2)
+    expected = frames.apply(sent_change(task, one.id), newer, LAYOUT)
+    assert second.start.tobytes() == expected.tobytes()
+
+
+def test_a_refused_update_is_carried_no_longer(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    one = rounds.finish(first, trained(first), chunks=1)
+    inbox.drop([one.id])
+    assert rounds.begin(inbox, number=2).start.tobytes() == BASE.tobytes()
+
+
+def test_after_a_restart_the_start_has_the_same_bits(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    for number in (1, 2, 3):
+        round = rounds.begin(inbox, number=number)
+        rounds.finish(round, trained(round, number), chunks=1)
+    expected = rounds.begin(inbox, number=4)
+    known = Journal(task.journal).recall(3)
+    again = rounds_of(task, pending=known.pending).begin(Inbox(), number=known.last_round + 1)
+    assert again.start.tobytes() == expected.start.tobytes()
+    assert (again.number, again.carried) == (4, expected.carried)
+
+
+def test_a_checkpoint_comes_back_as_it_was(task: Task):
+    round = Round(5, 3, (uuid4(),), BASE, 7, steps=4, records=128, seconds=1.5, loss_sum=2.0)
+    memory = [np.array(9), np.ones((3, 2), np.float32)]
+    point = Checkpoint(round, BASE + 1, memory, {"sha256:a": 2})
+    checkpoint.save(task.checkpoint, point)
+    found = checkpoint.load(task.checkpoint, LAYOUT.size)
+    assert found.weights.tobytes() == point.weights.tobytes()
+    assert found.round.start.tobytes() == BASE.tobytes()
+    assert (found.round.number, found.round.carried, found.round.loss()) == (5, round.carried, 0.5)
+    assert found.optimizer[0] == 9
+    assert found.optimizer[1].shape == (3, 2)
+    assert found.passes == {"sha256:a": 2}
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -1])
+def test_a_damaged_checkpoint_is_not_used(task: Task, cut: int):
+    checkpoint.save(task.checkpoint, Checkpoint(Round(5, 3, (), BASE, 7), BASE))
+    task.checkpoint.write_bytes(task.checkpoint.read_bytes()[:cut])
+    assert checkpoint.load(task.checkpoint, LAYOUT.size) is None
+
+
+def test_a_checkpoint_of_another_model_is_not_used(task: Task):
+    checkpoint.save(task.checkpoint, Checkpoint(Round(5, 3, (), BASE, 7), BASE))
+    assert checkpoint.load(task.checkpoint, LAYOUT.size + 1) is None

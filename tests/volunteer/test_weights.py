@@ -1,0 +1,118 @@
+"""Following a version series: the same bits, the fewest bytes, nothing taken on trust."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handcar import files
+from handcar.errors import FrameError
+from handcar.protocol.messages import Frame, Series
+from handcar.volunteer.weights import Keeper, cheapest
+from handcar.wire import frames
+from handcar.wire.frames import FrameFacts
+from handcar.wire.layout import Layout, TensorSpec, weights_digest
+
+LAYOUT = Layout((TensorSpec("kernel", (50, 40)), TensorSpec("mean", (40,), "statistic")))
+
+
+class Published:
+    """A series as a server would publish it."""
+
+    def __init__(self, versions: int, *, key_at: int = 0) -> None:
+        rng = np.random.default_rng(0)
+        self.data: dict[str, bytes] = {}
+        self.weights = [rng.normal(size=LAYOUT.size).astype(np.float32)]
+        deltas = []
+        for number in range(1, versions + 1):
+            change = rng.laplace(size=LAYOUT.size).astype(np.float32)
+            facts = FrameFacts("delta", "m", number)
+            data = frames.encode_difference(facts, change, LAYOUT, k=1.0)
+            decoded = frames.decode_difference(data, LAYOUT)[1]
+            self.weights.append(frames.apply(decoded, self.weights[-1], LAYOUT))
+            deltas.append(self.frame("delta", number, data))
+        key = frames.encode_keyframe(FrameFacts("keyframe", "m", key_at), self.weights[key_at])
+        self.series = Series(
+            model_id="m",
+            newest=versions,
+            keyframe=self.frame("keyframe", key_at, key),
+            deltas=tuple(deltas),
+        )
+
+    def frame(self, kind: str, version: int, data: bytes) -> Frame:
+        digest = files.digest(data)
+        self.data[digest] = data
+        return Frame(
+            url=f"http://server/{digest}",
+            sha256=digest,
+            size=len(data),
+            version=version,
+            kind=kind,
+            weights_sha256=weights_digest(self.weights[version]),
+        )
+
+    def fetch(self, frame: Frame) -> bytes:
+        return self.data[frame.sha256]
+
+
+def test_a_newcomer_and_a_regular_hold_the_same_bits(tmp_path: Path):
+    published = Published(5)
+    newcomer, regular = Keeper(tmp_path / "a", LAYOUT), Keeper(tmp_path / "b", LAYOUT)
+    for target in (0, 2, 5):
+        regular.keep(target, regular.follow(published.series, target, published.fetch))
+    newcomer.keep(5, newcomer.follow(published.series, 5, published.fetch))
+    assert newcomer.newest()[1].tobytes() == regular.newest()[1].tobytes()
+    assert newcomer.newest()[1].tobytes() == published.weights[5].tobytes()
+
+
+def test_a_restart_finds_the_version_on_disk(tmp_path: Path):
+    keeper = Keeper(tmp_path, LAYOUT)
+    weights = Published(0).weights[0]
+    keeper.keep(6, weights)
+    keeper.keep(7, weights + 1)
+    again = Keeper(tmp_path, LAYOUT)
+    assert again.version == 7
+    assert again.newest()[1].tobytes() == (weights + 1).tobytes()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_weights_damaged_on_disk_are_not_used(tmp_path: Path):
+    Keeper(tmp_path, LAYOUT).keep(3, Published(0).weights[0])
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert Keeper(tmp_path, LAYOUT).version is None
+
+
+def test_the_cheapest_way_is_deltas_for_who_was_away_shortly_and_a_keyframe_else():
+    series = Published(30, key_at=28).series
+    assert [frame.version for frame in cheapest(series, 30, held=29)] == [30]
+    assert [frame.version for frame in cheapest(series, 30, held=3)] == [28, 29, 30]
+    assert [frame.version for frame in cheapest(series, 30, held=None)] == [28, 29, 30]
+
+
+def test_a_series_with_a_hole_is_gone_around_or_refused():
+    series = Published(6, key_at=4).series
+    holed = series.model_copy(update={"deltas": tuple(d for d in series.deltas if d.version != 3)})
+    assert [frame.version for frame in cheapest(holed, 6, held=2)] == [4, 5, 6]
+    with pytest.raises(FrameError, match="no longer leads to version 3"):
+        cheapest(holed, 3, held=2)
+
+
+def test_weights_that_do_not_have_the_promised_digest_are_refused(tmp_path: Path):
+    published = Published(1)
+    lie = published.series.deltas[0].model_copy(update={"weights_sha256": "sha256:" + "0" * 64})
+    series = published.series.model_copy(update={"deltas": (lie,)})
+    with pytest.raises(FrameError, match="version 1: expected weights"):
+        Keeper(tmp_path, LAYOUT).follow(series, 1, published.fetch)
+
+
+def test_a_frame_of_another_version_is_refused(tmp_path: Path):
+    published = Published(2)
+    keeper = Keeper(tmp_path, LAYOUT)
+    keeper.keep(0, published.weights[0])
+    with pytest.raises(FrameError, match="expected version 1 of m, got version 2 of m"):
+        keeper.follow(
+            published.series, 1, lambda frame: published.fetch(published.series.deltas[1])
+        )
