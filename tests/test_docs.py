@@ -169,7 +169,7 @@ def answers(url: str) -> bool:
     import httpx2
 
     try:
-        return httpx2.get(f"{url}/health", timeout=5).status_code == 200
+        return httpx2.get(f"{url}/api/v1/health", timeout=5).status_code == 200
     except httpx2.TransportError:
         return False
 

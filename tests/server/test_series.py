@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,7 @@ def test_a_keyframe_is_made_after_twenty_deltas_at_the_latest(server, monkeypatc
 def test_what_nobody_needs_is_let_go(server, monkeypatch):
     monkeypatch.setattr(series, "DELTAS_SHARE", 1e9)
     monkeypatch.setattr(series, "DELTAS_MOST", 3)
+    monkeypatch.setattr(series, "FRAMES_KEPT", timedelta(0))
     model = server.model()
     train(server, model, 10)
     kept = {
@@ -113,6 +116,24 @@ def test_what_nobody_needs_is_let_go(server, monkeypatch):
     chunks_and_model = 4 + 1
     assert len(on_disk) == len(named) + chunks_and_model
     assert named <= on_disk
+
+
+def test_a_frame_that_is_no_longer_listed_can_still_be_fetched_for_a_while(server, monkeypatch):
+    monkeypatch.setattr(series, "DELTAS_SHARE", 1e9)
+    monkeypatch.setattr(series, "DELTAS_MOST", 2)
+    model = server.model()
+    train(server, model, 3)
+    told = server.ask("GET", "/series/digits").json()
+    assert [delta["version"] for delta in told["deltas"]] == [1, 2, 3]
+    train(server, model, 5, start=3)
+    listed = server.ask("GET", "/series/digits").json()
+    assert [delta["version"] for delta in listed["deltas"]] == [7, 8]
+    for frame in [told["keyframe"], *told["deltas"]]:
+        assert server.ask("GET", frame["url"]).status_code == 200
+    late = series.timezone.now() + series.FRAMES_KEPT
+    monkeypatch.setattr(series.timezone, "now", lambda: late + timedelta(seconds=1))
+    series.prune(model)
+    assert server.ask("GET", told["deltas"][0]["url"]).status_code == 404
 
 
 @pytest.mark.parametrize("number", [None, 0, 2, 5])
@@ -142,6 +163,7 @@ def test_an_export_takes_no_part_in_the_series(server):
 def test_a_version_whose_frames_are_gone_can_not_be_exported(server, monkeypatch):
     monkeypatch.setattr(series, "DELTAS_SHARE", 1e9)
     monkeypatch.setattr(series, "DELTAS_MOST", 2)
+    monkeypatch.setattr(series, "FRAMES_KEPT", timedelta(0))
     model = server.model()
     train(server, model, 8)
     path = "/models/digits/export?version="

@@ -1,4 +1,4 @@
-"""`GET /health`: for whoever watches the server."""
+"""`GET /api/v1/health`: for whoever watches the server."""
 
 from __future__ import annotations
 

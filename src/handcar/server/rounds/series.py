@@ -37,7 +37,8 @@ DELTAS_SHARE = 0.5
 RAW_KEPT = 2
 """Versions whose raw weights are kept."""
 EXPORTS_KEPT = timedelta(days=1)
-FRAMES_KEPT = timedelta(minutes=5)
+FRAMES_KEPT = timedelta(minutes=30)
+"""How long a frame that is no longer listed can still be fetched."""
 DIGESTS = (
     "delta_digest",
     "keyframe_digest",
@@ -175,7 +176,7 @@ def _listed_after(model_id: str) -> int:
 
     Deltas from before it may still be kept, for those who were told of them a moment ago.
     """
-    return _keyframes(model_id)[:2][-1].number
+    return int(list(_keyframes(model_id)[:2])[-1].number)
 
 
 def begin_bytes(newest: Version | None) -> int:
@@ -205,9 +206,10 @@ def _frame(
     )
 
 
-def _keyframes(model_id: str) -> list[Version]:
+def _keyframes(model_id: str) -> QuerySet[Version]:
+    """Return the versions that have a keyframe, newest first."""
     rows = Version.objects.filter(model_id=model_id, keyframe_digest__isnull=False)
-    return list(rows.order_by("-number"))
+    return rows.order_by("-number")
 
 
 # -- exporting -------------------------------------------------------------------------------
@@ -251,12 +253,12 @@ def weights_of(model: TrainingModel, version: Version) -> Flat:
     """Return the published weights of a version from what is still kept of it."""
     if version.published_digest is not None:
         return raw(version.published_digest)
-    before = [row for row in _keyframes(model.pk) if row.number <= version.number]
-    if not before:
+    before = _keyframes(model.pk).filter(number__lte=version.number).first()
+    if before is None:
         raise Refusal(
             problems.GONE, f"the frames that lead to version {version.number} are no longer kept"
         )
-    return _replay(model, before[0], version)
+    return _replay(model, before, version)
 
 
 def _replay(model: TrainingModel, keyframe: Version, version: Version) -> Flat:
@@ -291,12 +293,13 @@ def prune(model: TrainingModel) -> None:
         "master_digest",
         "published_digest",
     )
-    if len(keyframes := _keyframes(model.pk)) > 1:
-        oldest = keyframes[1].number
-        # Who was told of a frame a moment ago is still fetching it.
-        settled = rows.filter(published_at__lt=timezone.now() - FRAMES_KEPT)
-        gone += _clear(settled.filter(number__lt=oldest), "keyframe_digest")
-        gone += _clear(settled.filter(number__lte=oldest), "delta_digest")
+    # Who was told of a frame a moment ago is still fetching it: a frame goes only when it has
+    # been off the list for a while.
+    settled = _keyframes(model.pk).filter(published_at__lt=timezone.now() - FRAMES_KEPT)
+    if len(last_two := settled[:2]) == 2:
+        oldest = last_two[1].number
+        gone += _clear(rows.filter(number__lt=oldest), "keyframe_digest")
+        gone += _clear(rows.filter(number__lte=oldest), "delta_digest")
     gone += _clear(rows.filter(exported_at__lt=timezone.now() - EXPORTS_KEPT), "export_digest")
     for digest in gone:
         if not is_named(digest):
