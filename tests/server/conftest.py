@@ -12,11 +12,15 @@ from typing import Any
 
 import django
 import pytest
+from django.conf import settings
 
 _FOLDER = tempfile.mkdtemp(prefix="handcar-tests-")
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 os.environ["HANDCAR_SERVER_HOME"] = _FOLDER
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "handcar.server.settings")
+# Setting logging up anew closes every handler that there is, and absl's, which came with
+# TensorFlow in an earlier test's module, closes the file that pytest catches stderr with.
+settings.LOGGING_CONFIG = None
 django.setup()
 
 from django.core.management import call_command  # noqa: E402

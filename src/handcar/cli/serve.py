@@ -39,6 +39,8 @@ def serve(
     """Run a server: it hands out work, takes updates and makes the next versions.
 
     The first start makes everything that is needed. Ctrl-C stops it; nothing is lost.
+
+    Example: handcar serve --host 0.0.0.0
     """
     from handcar.server import start
 

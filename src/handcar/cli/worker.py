@@ -14,7 +14,10 @@ def register(app: typer.Typer) -> None:
 
 
 def worker(home: serve.Home = None) -> None:
-    """Check and merge updates for a server's folder; `handcar serve` starts one itself."""
+    """Check and merge updates for a server's folder; `handcar serve` starts one itself.
+
+    Example: handcar worker --home /srv/handcar
+    """
     folder = serve.folder(home).expanduser().resolve()
     if not (folder / "db.sqlite3").is_file():
         raise BadInput(f"there is no server in {folder}: `handcar serve --home {folder}` makes one")
