@@ -17,7 +17,7 @@ def test_an_assignment_says_everything_that_is_needed(server):
     assert b"".join(text.streaming_content).decode() == model.model_file
     assert len(body["dataset"]) == 3
     assert body["series"]["keyframe"]["version"] == 0
-    assert body["round"] == {"max_steps": 1000, "max_seconds": 1800.0}
+    assert body["round"] == {"max_steps": 1000, "max_seconds": 1800.0, "min_seconds": 0.0}
     assert body["update_step"] == 2.0
 
 

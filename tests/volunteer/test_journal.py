@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handcar.protocol.messages import UpdateAnnouncement
@@ -68,6 +68,7 @@ def test_totals_survive_any_number_of_restarts(tmp_path: Path):
     assert len(known.pending) == 2
 
 
+@settings(deadline=None)  # each example waits for the disk
 @given(st.integers(0, 2000))
 def test_a_line_cut_short_anywhere_loses_only_itself(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "journal"

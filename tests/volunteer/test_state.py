@@ -214,6 +214,37 @@ def test_training_that_fails_ends_the_program_with_the_reason():
     assert training().on(s.TrainingEnded("no memory"), now=3) == [s.Leave("no memory", 1)]
 
 
+def test_a_server_without_room_leaves_the_update_kept_and_the_person_told():
+    state = training()
+    (sending,) = state.on(s.UpdateMade(uuid4()), now=0)
+    (told,) = state.on(s.Failed(sending, "The server is short of disk."), now=1)
+    assert "The server is short of disk. The update is kept. Training goes on." in told.text
+    assert state.on(s.Tick(), now=100)[0] == sending
+
+
+def test_when_the_day_is_used_up_sending_rests_until_midnight_and_is_told_once():
+    state = training()
+    (sending,) = state.on(s.UpdateMade(uuid4()), now=0)
+    assert state.on(s.UsedUp(sending, "Used up.", after_s=3600), now=1) == [
+        s.Show("Used up.", "warning")
+    ]
+    assert state.on(s.UpdateMade(uuid4()), now=2) == []
+    assert state.on(s.Tick(), now=3000) == [s.SendHeartbeat(tuple(state.pending), ())]
+    assert sending in state.on(s.Tick(), now=3601)
+
+
+def test_when_no_more_may_be_fetched_today_no_new_version_is():
+    state = training()
+    fetches = [s.FetchChunk(chunk(1)), s.FetchChunk(chunk(2))]
+    said = [i for fetch in fetches for i in state.on(s.UsedUp(fetch, "Used up.", 3600), now=3)]
+    assert said.count(s.Show("Used up.", "warning")) == 1
+    (weights,) = state.on(s.HeartbeatAnswered(reply(1)), now=5)
+    assert state.on(s.UsedUp(weights, "Used up.", 3600), now=6) == []
+    assert state.on(s.HeartbeatAnswered(reply(2)), now=60) == []
+    state.on(s.Tick(), now=4000)
+    assert state.on(s.HeartbeatAnswered(reply(2)), now=4001) == [s.FetchWeights(2)]
+
+
 def test_a_no_to_the_first_question_ends_the_program():
     state = fresh()
     state.on(s.Started(), now=0)
@@ -244,10 +275,14 @@ class AnyHistory(RuleBasedStateMachine):
                 self.under_way.append(instruction)
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), works=st.booleans())
-    def something_ends(self, data, works):
+    @rule(data=st.data(), works=st.booleans(), allowed=st.booleans())
+    def something_ends(self, data, works, allowed):
         instruction = data.draw(st.sampled_from(self.under_way))
         self.under_way.remove(instruction)
+        transfers = s.FetchChunk | s.FetchWeights | s.SendUpdate
+        if not allowed and isinstance(instruction, transfers):
+            self._take(s.UsedUp(instruction, "Used up.", 3600.0))
+            return
         if not works:
             self._take(s.Failed(instruction, "No answer."))
             return

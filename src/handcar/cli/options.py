@@ -25,6 +25,31 @@ Token = Annotated[
         help="An owner's token; `handcar serve` keeps its own where these commands find it.",
     ),
 ]
+UpShare = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        max=100,
+        metavar="PERCENT",
+        help="Make rounds so long that sending an update takes this share of one, if they can be.",
+    ),
+]
+UpRate = Annotated[
+    float | None,
+    typer.Option(min=0.05, metavar="MBIT/S", help="Never send faster than this."),
+]
+DownRate = Annotated[
+    float | None,
+    typer.Option(min=0.05, metavar="MBIT/S", help="Never fetch faster than this."),
+]
+UpDaily = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="GB", help="Send no more than this a day, from midnight on."),
+]
+DownDaily = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="GB", help="Fetch no more than this a day, from midnight on."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 

@@ -28,6 +28,6 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def size_text(count: float) -> str:
     """Return a number of bytes as people write it."""
-    from handcar.volunteer.screen import size_text as text
+    from handcar.volunteer.words import size_text as text
 
     return text(count)

@@ -127,6 +127,8 @@ class RoundLimits(Body):
 
     max_steps: Annotated[int, Field(ge=1, le=limits.ROUND_STEPS)] = limits.ROUND_STEPS
     max_seconds: Annotated[float, Field(gt=0, le=limits.ROUND_S)] = limits.ROUND_S
+    min_seconds: Annotated[float, Field(ge=0, le=limits.ROUND_S)] = 0.0
+    """The shortest round with which the server keeps up, everyone counted."""
 
 
 class Assignment(Body):
@@ -208,6 +210,8 @@ class HeartbeatReply(Body):
     reason: str | None = None
     messages: tuple[Message, ...] = ()
     updates: tuple[UpdateStatus, ...] = ()
+    round: RoundLimits | None = None
+    """How long rounds are from now on; none: as before."""
     heartbeat_s: Seconds = limits.HEARTBEAT_S
 
 

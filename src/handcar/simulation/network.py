@@ -86,6 +86,11 @@ class ThrottledLink:
         return self._up.passed
 
     @property
+    def bytes_taken_up(self) -> int:
+        """Bytes that the line took up so far, those included that a reset lost on the way."""
+        return self._up.taken
+
+    @property
     def bytes_down(self) -> int:
         """Bytes handed back so far."""
         return self._down.passed
@@ -175,6 +180,7 @@ class _Line:
         self.piece = _piece(self.bytes_per_s)
         self.delay = delay
         self.passed = 0
+        self.taken = 0
         self._reactor = reactor
         self._free_at = 0.0
         self._waiting: deque[_Pipe] = deque()
@@ -192,6 +198,7 @@ class _Line:
     def carry(self, size: int) -> float:
         """Put `size` bytes on the line, and return when they arrive."""
         now = time.monotonic()
+        self.taken += size
         if self.bytes_per_s is None:
             return now + self.delay.next_s()
         self._free_at = max(self._free_at, now - BURST_S) + size / self.bytes_per_s

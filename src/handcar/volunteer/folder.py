@@ -2,6 +2,7 @@
 
 <home>/
   lock                     held while `handcar join` runs
+  line.json                bytes sent and fetched today
   blocks/                  decoded chunks by digest; shared by all models
   parts/                   downloads under way
   servers/<key>/
@@ -40,6 +41,11 @@ class Home:
     def blocks(self) -> Path:
         """Decoded chunks."""
         return self.path / "blocks"
+
+    @property
+    def line(self) -> Path:
+        """What was used of the internet line today."""
+        return self.path / "line.json"
 
     @property
     def parts(self) -> Path:

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,12 +31,15 @@ from handcar.protocol.messages import Assignment, Frame, Heartbeat, Link, Update
 from handcar.stores import http
 from handcar.volunteer import state as states
 from handcar.volunteer import uploads
+from handcar.volunteer.budget import Allowance
 from handcar.volunteer.folder import Home, Task
+from handcar.volunteer.line import Line, UsedUp
 from handcar.volunteer.opentask import OpenTask, keep_room_for, open_task, what_it_takes
+from handcar.volunteer.pacing import Pacing
 from handcar.volunteer.rounds import Inbox, Rounds
-from handcar.volunteer.screen import Screen, Snapshot
+from handcar.volunteer.screen import Screen, Sending, Snapshot
 from handcar.volunteer.state import PARALLEL_CHUNKS, Event, Failed, Instruction, State
-from handcar.volunteer.talk import Server, Traffic
+from handcar.volunteer.talk import Server
 from handcar.volunteer.training import Plan, Progress, Training
 
 log = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ class Options:
     home: Home
     name: str
     model_id: str | None = None
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 def join(options: Options, screen: Screen) -> int:
@@ -83,12 +88,14 @@ class Volunteer:
         self._options = options
         self._screen = screen
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._traffic = Traffic()
-        self._server = Server(options.url, self._traffic)
-        self._blocks = BlockStore(options.home.blocks)
         self._inbox = Inbox()
+        self._line = Line(options.allowance, options.home.line, stop=self._inbox.stop)
+        self._server = Server(options.url, self._line)
+        self._blocks = BlockStore(options.home.blocks)
         self._state = State(rng=random.Random())  # noqa: S311 - jitter
         self._training: Training | None = None
+        self._pacing: Pacing | None = None
+        self._sending: Sending | None = None
         self._merged_updates = 0
         self._exit_code: int | None = None
         self.again = False
@@ -110,6 +117,7 @@ class Volunteer:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self._server.close()
+        self._line.close()
 
     def run(self) -> int:
         """Run until the state says Leave; return the exit code."""
@@ -119,6 +127,7 @@ class Volunteer:
             self._feed(self._found())
             while self._exit_code is None:
                 self._feed(self._next_event())
+                self._pace()
                 self._screen.show(self.snapshot())
         return self._exit_code
 
@@ -133,10 +142,23 @@ class Volunteer:
             chunks_in_all=len(assignment.dataset) if assignment else 0,
             waiting_updates=len(self._state.pending),
             merged_updates=self._merged_updates,
-            bytes_up=self._traffic.up,
-            bytes_down=self._traffic.down,
+            bytes_up=self._line.up,
+            bytes_down=self._line.down,
+            up_bytes_per_s=self._line.bytes_per_s("up"),
+            down_bytes_per_s=self._line.bytes_per_s("down"),
+            sending=self._sending,
+            round_seconds=self._pacing.budget.min_seconds if self._pacing else 0.0,
             held=self._state.held,
         )
+
+    def _pace(self) -> None:
+        """Let rounds be as long as the budgets now say, and tell the person when that is news."""
+        if self._pacing is None:
+            return
+        if text := self._pacing.renew():
+            self._screen.say(text)
+        if self._training:
+            self._training.budget = self._pacing.budget
 
     # -- events
 
@@ -172,6 +194,7 @@ class Volunteer:
 
     def _open(self, folder: Task, assignment: Assignment, raw: bytes) -> OpenTask:
         self._task = open_task(folder, assignment, raw)
+        self._pacing = Pacing(assignment, self._line)
         return self._task
 
     # -- instructions: those that take time go to a pool, the others are done here
@@ -186,6 +209,8 @@ class Volunteer:
         """Run one instruction in a pool; its outcome, good or bad, becomes an event."""
         try:
             self._events.put(IN_POOL[type(instruction)](self, instruction))
+        except UsedUp as limit:
+            self._events.put(states.UsedUp(instruction, str(limit), limit.after_s))
         except Problem as problem:
             retry = problem.type in MAY_BECOME_YES or problem.status >= 500
             self._events.put(Failed(instruction, _sentence(problem), retry=retry))
@@ -213,6 +238,7 @@ class Volunteer:
             self._begin_task(assignment)
         else:
             self._task.folder.keep_assignment(assignment)
+            self._required_pacing().ask(assignment.round)
         return states.Assigned(assignment)
 
     def _begin_task(self, assignment: Assignment) -> None:
@@ -228,17 +254,7 @@ class Volunteer:
     def _fetch_chunk(self, instruction: states.FetchChunk) -> Event:
         link = instruction.link
         keep_room_for(self._options.home.path, link, self._required_task().layout)
-        path = self._options.home.parts / link.sha256.removeprefix("sha256:")
-        http.fetch(
-            self._server.files,
-            link.url,
-            path=path,
-            size=link.size,
-            sha256=link.sha256,
-            on_bytes=lambda count: self._traffic.add(down=count),
-            stop=self._inbox.stop,
-            mirrors=link.mirrors,
-        )
+        path = self._fetch(link, link.mirrors)
         self._blocks.add(link.sha256, path)
         path.unlink(missing_ok=True)
         return states.ChunkHere(link.sha256)
@@ -254,30 +270,47 @@ class Volunteer:
         return states.WeightsHere(instruction.version, instruction.merged)
 
     def _frame(self, frame: Frame) -> bytes:
-        path = self._options.home.parts / frame.sha256.removeprefix("sha256:")
-        http.fetch(
-            self._server.files,
-            frame.url,
-            path=path,
-            size=frame.size,
-            sha256=frame.sha256,
-            on_bytes=lambda count: self._traffic.add(down=count),
-            stop=self._inbox.stop,
-        )
+        path = self._fetch(frame)
         data = path.read_bytes()
         path.unlink(missing_ok=True)
         return data
 
+    def _fetch(self, link: Link, mirrors: tuple[str, ...] = ()) -> Path:
+        path = self._options.home.parts / link.sha256.removeprefix("sha256:")
+        with self._line.transfer("down"):
+            http.fetch(
+                self._server.files,
+                link.url,
+                path=path,
+                size=link.size,
+                sha256=link.sha256,
+                on_bytes=self._line.received,
+                stop=self._inbox.stop,
+                mirrors=mirrors,
+            )
+        return path
+
     def _send_update(self, instruction: states.SendUpdate) -> Event:
         task = self._required_task()
         announcement = task.announcements[instruction.id]
-        status = uploads.send(self._server, announcement, task.folder.update(instruction.id))
+        path = task.folder.update(instruction.id)
+
+        def on_sent(count: int) -> None:
+            self._sending = Sending(count, announcement.size)
+
+        try:
+            status = uploads.send(self._server, announcement, path, on_sent)
+        finally:
+            self._sending = None
         task.journal.sent(instruction.id)
         return states.UpdateAnswered(status)
 
     def _send_heartbeat(self, instruction: states.SendHeartbeat) -> Event:
         body = self._heartbeat(instruction.pending, instruction.seen)
-        return states.HeartbeatAnswered(self._server.heartbeat(body))
+        reply = self._server.heartbeat(body)
+        if reply.round and self._pacing:
+            self._pacing.ask(reply.round)
+        return states.HeartbeatAnswered(reply)
 
     def _heartbeat(self, pending: tuple[UUID, ...], seen: tuple[int, ...]) -> Heartbeat:
         now = self.snapshot()
@@ -306,7 +339,7 @@ class Volunteer:
             task=task.folder,
             model_file=task.model_file,
             layout=task.layout,
-            round=task.assignment.round,
+            budget=self._required_pacing().budget,
             seed=random.getrandbits(31),
             steps_before=task.recalled.steps,
             records_before=task.recalled.records,
@@ -341,6 +374,7 @@ class Volunteer:
 
     def _made(self, announcement: UpdateAnnouncement) -> None:
         self._required_task().announcements[announcement.id] = announcement
+        self._required_pacing().made(announcement.size)
         self._events.put(states.UpdateMade(announcement.id))
 
     def _take_up(self, instruction: states.TakeUp) -> None:
@@ -379,6 +413,11 @@ class Volunteer:
         if self._task is None:
             raise HandcarError("nothing has been assigned yet")
         return self._task
+
+    def _required_pacing(self) -> Pacing:
+        if self._pacing is None:
+            raise HandcarError("nothing has been assigned yet")
+        return self._pacing
 
 
 DO_NOW: dict[type, Callable[[Volunteer, Any], None]] = {

@@ -13,8 +13,8 @@ from handcar.modelfile.shapes import infer
 from handcar.protocol.messages import Assignment, ChunkLink, UpdateAnnouncement
 from handcar.volunteer.folder import Task, free_bytes
 from handcar.volunteer.journal import Journal, Recalled
-from handcar.volunteer.screen import size_text
 from handcar.volunteer.weights import Keeper
+from handcar.volunteer.words import size_text
 from handcar.wire.layout import Layout
 
 DECODED = 4

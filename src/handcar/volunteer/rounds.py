@@ -85,7 +85,7 @@ class Rounds:
         self._layout = layout
         self._base = base
         self._journal = journal
-        self._update_step = update_step
+        self.update_step = update_step
         self.pending = list(pending)
 
     def begin(self, inbox: Inbox, *, number: int) -> Round:
@@ -110,7 +110,7 @@ class Rounds:
         """Encode a round, keep its frame, journal it; return what to announce. Raises DiskFull."""
         change = frames.difference(weights, round.start, self._layout)
         facts = FrameFacts("update", self._model_id, round.base_version)
-        data = frames.encode_difference(facts, change, self._layout, k=self._update_step)
+        data = frames.encode_difference(facts, change, self._layout, k=self.update_step)
         announcement = UpdateAnnouncement(
             id=uuid4(),
             model_id=self._model_id,

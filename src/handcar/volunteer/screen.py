@@ -12,9 +12,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol, TextIO
 
 from handcar.volunteer.training import Progress
+from handcar.volunteer.words import rate_text, size_text
 
 EVERY_S = 30.0
 JSON_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Sending:
+    """An update on its way up."""
+
+    bytes_sent: int
+    bytes_in_all: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,12 @@ class Snapshot:
     merged_updates: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    up_bytes_per_s: float | None = None
+    down_bytes_per_s: float | None = None
+    """The line as measured; none while nothing was."""
+    sending: Sending | None = None
+    round_seconds: float = 0.0
+    """How long a round lasts at least, so that line, day and server carry its update."""
     held: bool = False
 
 
@@ -101,13 +116,19 @@ def line_of(snapshot: Snapshot) -> str:
         f"{progress.steps_per_second:.0f} steps/s, chunks {snapshot.chunks}/"
         f"{snapshot.chunks_in_all}, {snapshot.merged_updates} updates merged, "
         f"{size_text(snapshot.bytes_up)} up, {size_text(snapshot.bytes_down)} down"
+        + (f", {sending_text(snapshot.sending)}" if snapshot.sending else "")
     )
 
 
-def size_text(count: float) -> str:
-    """Return a number of bytes as people write it."""
-    units = ["B", "kB", "MB", "GB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"
+def sending_text(sending: Sending) -> str:
+    """Return how far an update is on its way."""
+    return (
+        f"sending {size_text(sending.bytes_sent)} of {size_text(sending.bytes_in_all)} "
+        f"({sending.bytes_sent / sending.bytes_in_all:.0%})"
+    )
+
+
+def line_text(snapshot: Snapshot) -> str:
+    """Return how fast the line is, as far as it is known."""
+    rates = (("up", snapshot.up_bytes_per_s), ("down", snapshot.down_bytes_per_s))
+    return "   ".join(f"{rate_text(rate)} {way}" for way, rate in rates if rate)

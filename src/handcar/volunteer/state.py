@@ -106,6 +106,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedUp:
+    """An instruction was not run to its end: what the person allows today is used up."""
+
+    instruction: Instruction
+    text: str
+    after_s: float
+    """Seconds until the next day begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingEnded:
     """The training thread has stopped; a reason if it was not asked to."""
 
@@ -131,6 +141,7 @@ Event = (
     | UpdateAnswered
     | HeartbeatAnswered
     | Failed
+    | UsedUp
     | TrainingEnded
     | Tick
     | StopAsked
@@ -289,6 +300,8 @@ class State:
     seen: list[int] = field(default_factory=list)
     retries: dict[str, Retry] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    told_used_up: dict[str, float] = field(default_factory=dict)
+    """Which limits the person heard of, and until when that is enough."""
 
     def on(self, event: Event, *, now: float) -> list[Instruction]:
         """Take in one event at a time `now` (seconds, any origin); return what to do."""
@@ -459,7 +472,8 @@ class State:
                 yield from self._begin_if_ready()
 
     def _follow(self, reply: HeartbeatReply) -> Iterator[Instruction]:
-        if self.version is None or self.fetching_weights or reply.newest <= self.version:
+        waits = self.fetching_weights or "weights" in self.retries
+        if self.version is None or waits or reply.newest <= self.version:
             return
         merged = tuple(
             status.id
@@ -485,7 +499,20 @@ class State:
         self.retries[key] = Retry(event.instruction, now + wait_s, attempt)
         if attempt == 1 or attempt % 10 == 0:
             goes_on = "Training goes on. " if self.training and not self.held else ""
+            if isinstance(event.instruction, SendUpdate):
+                goes_on = f"The update is kept. {goes_on}"
             yield Show(f"{event.reason} {goes_on}Trying again in {wait_s:.0f} s.", "warning")
+        if isinstance(event.instruction, FetchChunk):
+            yield from self._fetch_chunks()
+
+    def _used_up(self, event: UsedUp, now: float) -> Iterator[Instruction]:
+        self._free(event.instruction)
+        due_at = now + event.after_s
+        self.retries[key_of(event.instruction)] = Retry(event.instruction, due_at, 1)
+        # Several chunks meet the same limit: the person hears of it once a day.
+        if self.told_used_up.get(event.text, -1.0) < now:
+            self.told_used_up[event.text] = due_at
+            yield Show(event.text, "warning")
         if isinstance(event.instruction, FetchChunk):
             yield from self._fetch_chunks()
 
@@ -595,6 +622,7 @@ HANDLERS: dict[type, Callable[[State, Any, float], Iterator[Instruction]]] = {
     UpdateAnswered: State._update_answered,
     HeartbeatAnswered: State._heartbeat_answered,
     Failed: State._failed,
+    UsedUp: State._used_up,
     TrainingEnded: State._training_ended,
     Tick: State._tick,
     StopAsked: State._stop_asked,

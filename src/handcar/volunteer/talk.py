@@ -1,14 +1,17 @@
 """What a volunteer says to its server, one method a request, and what may go wrong.
 
-Unreachable: no answer, or one that says "later"; try again. Problem: the server's "no".
+Unreachable: no answer, or one that says "later"; try again later. Broken, one kind of it: the
+connection broke, which says nothing about the server; try again at once. Problem: the
+server's "no".
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import getproxies
 
 import httpx2
 
@@ -28,39 +31,37 @@ from handcar.protocol.messages import (
     UpdateStatus,
 )
 from handcar.stores.answers import raise_for_answer
+from handcar.volunteer.line import Line
 
 Reply = TypeVar("Reply", bound=Body)
 
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 GOODBYE_S = 3.0
 PIECE_BYTES = 16 * 1024
+BREAKS = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
+SOCKET_OPTIONS = [
+    # What waits in the system's buffer counts as sent here: with megabytes there, neither
+    # progress nor a rate limit would be true.
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+]
 
 
-class Traffic:
-    """Bytes of bodies sent and received, counted from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.up = 0
-        self.down = 0
-
-    def add(self, *, up: int = 0, down: int = 0) -> None:
-        """Count bytes."""
-        with self._lock:
-            self.up += up
-            self.down += down
+class Broken(Unreachable):
+    """A connection that stood was lost before the answer came."""
 
 
 class Server:
     """One server, as a volunteer sees it. Used from several threads."""
 
-    def __init__(self, url: str, traffic: Traffic) -> None:
+    def __init__(self, url: str, line: Line) -> None:
         self.url = url.rstrip("/")
-        self._traffic = traffic
+        self._line = line
         self._client = httpx2.Client(
             timeout=TIMEOUT,
             follow_redirects=True,
             headers={"User-Agent": f"handcar/{__version__}"},
+            transport=_transport(),
         )
         self.files = httpx2.Client(
             timeout=TIMEOUT,
@@ -107,15 +108,21 @@ class Server:
         answer = self._send(self._client.build_request("HEAD", upload_url))
         return int(answer.headers.get("Upload-Offset", 0))
 
-    def upload(self, upload_url: str, path: Path, offset: int) -> UpdateStatus:
-        """Send what lies beyond `offset`."""
+    def upload(
+        self, upload_url: str, path: Path, offset: int, on_sent: Callable[[int], None]
+    ) -> UpdateStatus:
+        """Send what lies beyond `offset`, telling `on_sent` how far it is.
+
+        Raises UsedUp when the volunteer allows no more today.
+        """
 
         def pieces() -> Iterator[bytes]:
             with path.open("rb") as file:
                 file.seek(offset)
                 while piece := file.read(PIECE_BYTES):
+                    self._line.send(len(piece))
                     yield piece
-                    self._traffic.add(up=len(piece))
+                    on_sent(file.tell())
 
         request = self._client.build_request(
             "PATCH",
@@ -127,7 +134,8 @@ class Server:
                 "Upload-Offset": str(offset),
             },
         )
-        return UpdateStatus.model_validate_json(self._send(request).content)
+        with self._line.transfer("up"):
+            return UpdateStatus.model_validate_json(self._send(request).content)
 
     def bytes_of(self, link: Link) -> bytes:
         """Fetch a small file whole; the caller checks its digest."""
@@ -155,16 +163,21 @@ class Server:
             timeout=timeout,
             headers={"Content-Type": "application/json"} if content else {},
         )
-        self._traffic.add(up=len(content or b""))
+        self._line.count(up=len(content or b""))
         return reply.model_validate_json(self._send(request).content)
 
     def _send(self, request: httpx2.Request, client: Any = None) -> httpx2.Response:
         try:
             answer = (client or self._client).send(request)
         except httpx2.TransportError as error:
-            raise Unreachable(
-                f"No answer from {self.url} ({error or type(error).__name__})."
-            ) from error
-        self._traffic.add(down=len(answer.content))
+            kind = Broken if isinstance(error, BREAKS) else Unreachable
+            reason = str(error) or type(error).__name__
+            raise kind(f"No answer from {self.url} ({reason}).") from error
+        self._line.count(down=len(answer.content))
         raise_for_answer(answer)
         return answer
+
+
+def _transport() -> httpx2.HTTPTransport | None:
+    # A transport of our own would pass by the proxies that the person's system names.
+    return None if getproxies() else httpx2.HTTPTransport(socket_options=SOCKET_OPTIONS)

@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handcar.volunteer.screen import Snapshot, size_text
+from handcar.volunteer.screen import Snapshot, line_text, sending_text
+from handcar.volunteer.words import duration, size_text
 
 STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
 
@@ -58,10 +59,16 @@ def table_of(snapshot: Snapshot) -> Table:
     table.add_row("model", Text(f"{snapshot.model_id}   version {version}"))
     table.add_row("training", f"step {progress.steps:,}   {doing}{loss}")
     table.add_row("data", f"{snapshot.chunks} of {snapshot.chunks_in_all} chunks here")
-    table.add_row(
-        "updates", f"{snapshot.merged_updates} merged   {snapshot.waiting_updates} on their way"
-    )
-    table.add_row(
-        "link", f"{size_text(snapshot.bytes_up)} up   {size_text(snapshot.bytes_down)} down"
-    )
+    updates = f"{snapshot.merged_updates} merged   {snapshot.waiting_updates} on their way"
+    sending = f"   {sending_text(snapshot.sending)}" if snapshot.sending else ""
+    table.add_row("updates", updates + sending)
+    table.add_row("line", _line(snapshot))
     return table
+
+
+def _line(snapshot: Snapshot) -> str:
+    used = f"{size_text(snapshot.bytes_up)} up   {size_text(snapshot.bytes_down)} down"
+    rates = line_text(snapshot)
+    round = duration(snapshot.round_seconds)
+    facts = [used, rates and f"about {rates}", snapshot.round_seconds >= 1 and f"rounds of {round}"]
+    return "   ".join(fact for fact in facts if fact)

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from handcar.data.order import Sampler
 from handcar.errors import DiskFull, HandcarError
 from handcar.modelfile.schema import ModelFile
-from handcar.protocol import limits
-from handcar.protocol.messages import RoundLimits, UpdateAnnouncement
+from handcar.protocol.messages import UpdateAnnouncement
+from handcar.volunteer import budget as budgets
 from handcar.volunteer import checkpoint
+from handcar.volunteer.budget import RoundBudget
 from handcar.volunteer.checkpoint import Checkpoint, Round
 from handcar.volunteer.folder import Task
 from handcar.volunteer.rounds import Inbox, Rounds
@@ -36,12 +37,6 @@ CHECKPOINT_S = 60.0
 CHECKPOINT_SHARE = 20
 """A checkpoint that takes t seconds to write is not written more often than every 20 t."""
 BATCHES_AT_ONCE = 32
-MORE_STEPS = 100
-MORE_S = 10.0
-"""A round that is not sent yet goes on by so much."""
-AHEAD = 2
-"""With so many own updates unmerged a round goes on, up to the longest: sending more often
-than link and server keep up with would only carry more and more."""
 BAD_ROUNDS = 3
 LOOK_S = 0.5
 M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
@@ -69,7 +64,8 @@ class Plan:
     task: Task
     model_file: ModelFile
     layout: Layout
-    round: RoundLimits
+    budget: RoundBudget
+    """To begin with; `Training.budget` may change."""
     seed: int
     steps_before: int = 0
     records_before: int = 0
@@ -225,6 +221,8 @@ class Training(threading.Thread):
     ) -> None:
         super().__init__(name="training", daemon=True)
         self.progress = Progress(steps=plan.steps_before, records=plan.records_before)
+        self.budget = plan.budget
+        """How long rounds are; replaced as a whole by the main thread."""
         self._plan = plan
         self._rounds = rounds
         self._sampler = sampler
@@ -269,22 +267,14 @@ class Training(threading.Thread):
         return round
 
     def _is_over(self, round: Round) -> bool:
-        limit = self._plan.round
-        if round.steps < limit.max_steps and round.seconds < limit.max_seconds:
-            return False
         waiting = len(self._rounds.waiting(self._inbox))
-        if waiting >= limits.PENDING_UPDATES:
-            return False
-        longest = round.steps >= limits.ROUND_STEPS or round.seconds >= limits.ROUND_S
-        return longest or waiting < AHEAD
+        return budgets.is_over(
+            self.budget, steps=round.steps, seconds=round.seconds, waiting=waiting
+        )
 
     def _train(self, round: Round) -> None:
         """Make steps until the round is over or something interrupts it."""
-        limit = self._plan.round
-        steps = limit.max_steps - round.steps
-        seconds = limit.max_seconds - round.seconds
-        if steps <= 0 or seconds <= 0:
-            steps, seconds = MORE_STEPS, MORE_S
+        steps, seconds = budgets.stretch(self.budget, steps=round.steps, seconds=round.seconds)
         watch = _Watch(self, round, seconds)
         loss = self._network.train(self._sampler, steps, watch.on_step)
         watch.close(loss)
@@ -293,6 +283,7 @@ class Training(threading.Thread):
         weights = self._network.get()
         if not np.isfinite(weights).all():
             return self._start_afresh()
+        self._rounds.update_step = self.budget.update_step
         try:
             announcement = self._rounds.finish(round, weights, chunks=self._sampler.chunks)
         except DiskFull as error:

@@ -6,44 +6,77 @@ how much it has. Nothing is counted twice: the update carries its own UUID.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from handcar.errors import Problem
 from handcar.protocol import problems
 from handcar.protocol.messages import UpdateAnnouncement, UpdateStatus
-from handcar.volunteer.talk import Server
+from handcar.volunteer.talk import Broken, Server
+
+log = logging.getLogger(__name__)
+
+OnSent = Callable[[int], None]
 
 FINAL_PROBLEMS = frozenset(
     problem.type
     for problem in (problems.GONE, problems.CONFLICT, problems.BAD_REQUEST, problems.TOO_LARGE)
 )
+FRUITLESS = 2
+"""Attempts in a row that brought the server no byte, after which a pause is due."""
+
+Answer = TypeVar("Answer")
 
 
-def send(server: Server, announcement: UpdateAnnouncement, path: Path) -> UpdateStatus:
+def send(
+    server: Server, announcement: UpdateAnnouncement, path: Path, on_sent: OnSent
+) -> UpdateStatus:
     """Send one update; return its state when the server has it, or does not want it.
 
-    Raises Unreachable, or Problem for a "no" that may be a "yes" later. Safe to repeat.
+    `on_sent(count)` is told how many of its bytes have gone so far. Raises Unreachable,
+    UsedUp, or Problem for a "no" that may be a "yes" later. Safe to repeat.
     """
     try:
-        status = server.announce(announcement)
+        status = _ask(lambda: server.announce(announcement))
         if status.state != "announced" or status.upload_url is None:
             return status
-        return _send_bytes(server, status.upload_url, status.offset, path)
+        return _send_bytes(server, status.upload_url, status.offset, path, on_sent)
     except Problem as problem:
         if problem.type not in FINAL_PROBLEMS:
             raise
         return _not_wanted(announcement.id, problem)
 
 
-def _send_bytes(server: Server, upload_url: str, offset: int, path: Path) -> UpdateStatus:
+def _send_bytes(
+    server: Server, upload_url: str, offset: int, path: Path, on_sent: OnSent
+) -> UpdateStatus:
+    """Send what is missing, and go on at once after a break while attempts bring bytes."""
+    fruitless = 0
+    while True:
+        on_sent(offset)
+        try:
+            return server.upload(upload_url, path, offset, on_sent)
+        except (Broken, Problem) as fault:
+            # Of a "no", only this: a connection that we thought dead had brought more.
+            if isinstance(fault, Problem) and fault.type != problems.WRONG_OFFSET.type:
+                raise
+            stored = _ask(lambda: server.offset(upload_url))
+            fruitless = 0 if stored > offset else fruitless + 1
+            if fruitless >= FRUITLESS:
+                raise
+            log.info("%s Going on at byte %d", fault, stored)
+            offset = stored
+
+
+def _ask(ask: Callable[[], Answer]) -> Answer:
+    """Ask once more at once when the connection broke."""
     try:
-        return server.upload(upload_url, path, offset)
-    except Problem as problem:
-        if problem.type != problems.WRONG_OFFSET.type:
-            raise
-        # A connection that we thought dead had brought more than the server told.
-        return server.upload(upload_url, path, server.offset(upload_url))
+        return ask()
+    except Broken:
+        return ask()
 
 
 def _not_wanted(id: UUID, problem: Problem) -> UpdateStatus:

@@ -15,7 +15,6 @@ from handcar.protocol.messages import (
     DatasetSummary,
     ModelStatus,
     ModelSummary,
-    RoundLimits,
     VersionInfo,
     VolunteerInfo,
 )
@@ -24,7 +23,7 @@ from handcar.server.accounts.models import Volunteer
 from handcar.server.catalog import services as catalog
 from handcar.server.catalog.models import Chunk, TrainingModel
 from handcar.server.problems import Refusal
-from handcar.server.rounds import participation, series
+from handcar.server.rounds import pace, participation, series
 from handcar.server.rounds.models import CHECKED, RECEIVED, REFUSED, Update, Version
 
 HISTORY_MOST = 1_000
@@ -69,7 +68,7 @@ def assign(volunteer: Volunteer, model: TrainingModel, now: datetime, root: str)
             _chunk_link(chunk, name, root) for chunk in order(chunks, volunteer.pk, number)
         ),
         series=frames,
-        round=RoundLimits(max_steps=model.round_steps, max_seconds=model.round_seconds),
+        round=pace.round_limits(model, now),
     )
 
 

@@ -11,7 +11,7 @@ from handcar.server.accounts import services as accounts
 from handcar.server.accounts.models import Volunteer
 from handcar.server.catalog import services as catalog
 from handcar.server.catalog.models import Message, MessageReceipt, TrainingModel
-from handcar.server.rounds import assignments, participation, series, services
+from handcar.server.rounds import assignments, pace, participation, series, services
 from handcar.server.rounds.models import Participation, Update
 
 MESSAGES_AT_ONCE = 16
@@ -37,6 +37,7 @@ def hear(volunteer: Volunteer, heartbeat: Heartbeat, now: datetime) -> Heartbeat
         reason=reason,
         messages=tuple(catalog.as_message(message) for message in unseen),
         updates=updates,
+        round=pace.round_limits(model, now),
     )
 
 

@@ -1,0 +1,274 @@
+"""The volunteer's own internet line: how fast it is, and what of it may be used.
+
+Everything that streams bytes asks here piece by piece. A limit makes the thread that sends
+or fetches wait, never another one; short messages are counted and never held up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from handcar import files
+from handcar.errors import DiskFull, HandcarError, Unreachable
+from handcar.volunteer.budget import DAY_S, Allowance
+from handcar.volunteer.words import size_text
+
+log = logging.getLogger(__name__)
+
+Way = Literal["up", "down"]
+
+BURST_S = 0.25
+"""How much idle time a rate limit makes up for."""
+HALF_LIFE_S = 30.0
+HALF_LIFE_TRANSFERS = 8
+"""What was measured counts half after so much sending, or so many transfers."""
+MEASURED_EVERY_S = 5.0
+KEEP_EVERY_S = 5.0
+"""A program that is killed forgets so much of what it used today."""
+
+
+class UsedUp(HandcarError):
+    """What a volunteer allows a day is used up; `after_s` until the next day begins."""
+
+    def __init__(self, way: Way, a_day: float, after_s: float) -> None:
+        self.way = way
+        self.after_s = after_s
+        doing = "sent" if way == "up" else "fetched"
+        super().__init__(
+            f"The {size_text(a_day)} a day that you allow {way} are used up. Until midnight "
+            f"nothing more is {doing} but short messages; training goes on with what is here."
+        )
+
+
+class Bucket:
+    """A rate with a small burst. Not safe to share between threads; the time is passed in."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = float("-inf")
+
+    def take(self, count: int, now: float) -> float:
+        """Note that `count` bytes go; return the seconds to wait before they may."""
+        self._free_at = max(self._free_at, now - BURST_S) + count / self._bytes_per_s
+        return max(0.0, self._free_at - now)
+
+
+class Meter:
+    """A smoothed bytes a second, of transfers that were made anyway."""
+
+    def __init__(self) -> None:
+        self._bytes = 0.0
+        self._seconds = 0.0
+
+    def note(self, count: int, seconds: float) -> None:
+        """Count one transfer, or a stretch of one."""
+        kept = 0.5 ** max(seconds / HALF_LIFE_S, 1 / HALF_LIFE_TRANSFERS)
+        self._bytes = kept * self._bytes + count
+        self._seconds = kept * self._seconds + seconds
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """The rate; None while nothing was measured."""
+        return self._bytes / self._seconds if self._bytes and self._seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Bytes used on one day."""
+
+    day: str
+    up: int = 0
+    down: int = 0
+
+
+class Ledger:
+    """What was used today, in a small file, so that a restart does not forget."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime]) -> None:
+        self._path = path
+        self._clock = clock
+        self._used = self._read()
+        self._kept_at = clock()
+
+    def add(self, *, up: int = 0, down: int = 0) -> None:
+        """Count bytes; the file follows every few seconds."""
+        used = self.today()
+        self._used = Used(used.day, used.up + up, used.down + down)
+        if abs(self._clock() - self._kept_at) >= timedelta(seconds=KEEP_EVERY_S):
+            self.keep()
+
+    def today(self) -> Used:
+        """Return what was used today so far."""
+        day = self._clock().date().isoformat()
+        if self._used.day != day:
+            self._used = Used(day)
+        return self._used
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the next day begins, at least one."""
+        now = self._clock()
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return max(1.0, DAY_S - (now - midnight).total_seconds())
+
+    def keep(self) -> None:
+        """Write the file; a full disk must not end a transfer."""
+        self._kept_at = self._clock()
+        used = self._used
+        with suppress(DiskFull):
+            files.write_json(self._path, {"day": used.day, "up": used.up, "down": used.down})
+
+    def _read(self) -> Used:
+        try:
+            found = json.loads(self._path.read_bytes())
+            return Used(str(found["day"]), int(found["up"]), int(found["down"]))
+        except FileNotFoundError:
+            return Used("")
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged and starts afresh: %s", self._path, error)
+            return Used("")
+
+
+class _Direction:
+    """One way of the line."""
+
+    def __init__(self, bytes_per_s: float | None, a_day: float | None) -> None:
+        self.bucket = None if bytes_per_s is None else Bucket(bytes_per_s)
+        self.a_day = a_day
+        self.passed = 0
+        self.meter = Meter()
+        self.transfers = 0
+        self._since = 0.0
+        self._bytes = 0
+
+    def begin(self, now: float) -> None:
+        """Begin a transfer; several at once are measured as one."""
+        if self.transfers == 0:
+            self._since, self._bytes = now, 0
+        self.transfers += 1
+
+    def end(self, now: float) -> None:
+        """End a transfer."""
+        self.measure(now, after_s=0.0)
+        self.transfers -= 1
+
+    def add(self, count: int) -> None:
+        """Count bytes."""
+        self.passed += count
+        self._bytes += count
+
+    def measure(self, now: float, *, after_s: float = MEASURED_EVERY_S) -> None:
+        """Take the rate of what is under way, if that is for so long."""
+        seconds = now - self._since
+        if self.transfers and self._bytes and seconds > after_s:
+            self.meter.note(self._bytes, seconds)
+            self._since, self._bytes = now, 0
+
+
+class Line:
+    """What may go up and down, and what did. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        allowance: Allowance,
+        path: Path,
+        *,
+        stop: threading.Event | None = None,
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.allowance = allowance
+        self._stop = stop or threading.Event()
+        self._lock = threading.Lock()
+        self._ledger = Ledger(path, clock=clock)
+        self._ways: dict[Way, _Direction] = {
+            "up": _Direction(allowance.up_bytes_per_s, allowance.up_bytes_a_day),
+            "down": _Direction(allowance.down_bytes_per_s, allowance.down_bytes_a_day),
+        }
+
+    @property
+    def up(self) -> int:
+        """Bytes of bodies sent."""
+        return self._ways["up"].passed
+
+    @property
+    def down(self) -> int:
+        """Bytes of bodies received."""
+        return self._ways["down"].passed
+
+    @contextmanager
+    def transfer(self, way: Way) -> Iterator[None]:
+        """Measure the line during this block. Raises UsedUp when today has no room."""
+        self._expect_room(way, 1)
+        direction = self._ways[way]
+        with self._lock:
+            direction.begin(time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                direction.end(time.monotonic())
+
+    def count(self, *, up: int = 0, down: int = 0) -> None:
+        """Count bytes that are not held up; what streams after them waits for them too."""
+        with self._lock:
+            self._add("up", up)
+            self._add("down", down)
+
+    def send(self, count: int) -> None:
+        """Count `count` bytes, and wait until they may go up. Raises UsedUp, Unreachable."""
+        self._expect_room("up", count)
+        with self._lock:
+            wait_s = self._add("up", count)
+        self._wait(wait_s)
+
+    def received(self, count: int) -> None:
+        """Count bytes that came, and wait until more may. Raises UsedUp, Unreachable."""
+        with self._lock:
+            wait_s = self._add("down", count)
+        self._wait(wait_s)
+        self._expect_room("down", 1)
+
+    def bytes_per_s(self, way: Way) -> float | None:
+        """Return how fast the line is; None while it is not known."""
+        with self._lock:
+            return self._ways[way].meter.bytes_per_s
+
+    def up_today(self) -> tuple[int, float]:
+        """Return the bytes sent today, and the seconds that are left of the day."""
+        with self._lock:
+            return self._ledger.today().up, self._ledger.seconds_left()
+
+    def close(self) -> None:
+        """Keep what was used today."""
+        with self._lock:
+            self._ledger.keep()
+
+    def _expect_room(self, way: Way, count: int) -> None:
+        a_day = self._ways[way].a_day
+        if a_day is None:
+            return
+        with self._lock:
+            today = self._ledger.today()
+            after_s = self._ledger.seconds_left()
+        if (today.up if way == "up" else today.down) + count > a_day:
+            raise UsedUp(way, a_day, after_s)
+
+    def _add(self, way: Way, count: int) -> float:
+        """Count bytes; return the seconds that a limit asks to wait."""
+        direction, now = self._ways[way], time.monotonic()
+        direction.add(count)
+        direction.measure(now)
+        self._ledger.add(**{way: count})
+        return direction.bucket.take(count, now) if direction.bucket else 0.0
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Unreachable("this program is ending; what was transferred is kept")
