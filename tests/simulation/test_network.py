@@ -102,7 +102,10 @@ def connect(link: ThrottledLink) -> socket.socket:
 def ask(link: ThrottledLink, data: bytes) -> bytes:
     with connect(link) as sock:
         sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:  # the reset may have come first
+            raise ConnectionResetError from error
         return read_all(sock)
 
 

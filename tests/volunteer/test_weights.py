@@ -28,8 +28,7 @@ class Published:
             change = rng.laplace(size=LAYOUT.size).astype(np.float32)
             facts = FrameFacts("delta", "m", number)
             data = frames.encode_difference(facts, change, LAYOUT, k=1.0)
-            decoded = frames.decode_difference(data, LAYOUT)[1]
-            self.weights.append(frames.apply(decoded, self.weights[-1], LAYOUT))
+            self.weights.append(frames.lead(data, self.weights[-1], LAYOUT)[1])
             deltas.append(self.frame("delta", number, data))
         key = frames.encode_keyframe(FrameFacts("keyframe", "m", key_at), self.weights[key_at])
         self.series = Series(

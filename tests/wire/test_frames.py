@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handcar.errors import FrameError
-from handcar.wire import codecs, container, frames
+from handcar.wire import codecs, container, frames, zstd
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Layout, TensorSpec, weights_digest
 from strategies import layouts_with
@@ -35,6 +35,32 @@ def test_a_keyframe_holds_the_weights_bit_for_bit(drawn):
     facts, decoded = frames.decode_keyframe(frames.encode_keyframe(KEY, weights), layout)
     assert facts == KEY
     assert decoded.tobytes() == weights.tobytes()
+
+
+@given(layouts_with(1))
+def test_a_keyframe_of_rounded_weights_holds_them_bit_for_bit(drawn):
+    layout, (weights,) = drawn
+    rounded = frames.round_keyframe(weights)
+    _, decoded = frames.decode_keyframe(frames.encode_keyframe(KEY, rounded), layout)
+    assert decoded.tobytes() == rounded.tobytes()
+    assert (np.abs(rounded - weights) <= np.abs(weights) * 2.0**-8 + 1e-38).all()
+
+
+def test_a_keyframe_is_rounded_as_bfloat16_is():
+    given = np.array([1.0, 1.00390625, 1.01171875, -0.1, 3.4e38, 1e-40, 0.0], np.float32)
+    bits = [0x3F80, 0x3F80, 0x3F82, 0xBDCD, 0x7F80, 0x0001, 0x0000]
+    expected = (np.array(bits, np.uint32) << np.uint32(16)).view(np.float32)
+    assert frames.round_keyframe(given).tobytes() == expected.tobytes()
+
+
+def test_a_delta_that_says_so_leads_to_rounded_weights():
+    base = some_change(1)
+    facts = FrameFacts("delta", "m", 1, rounded=True)
+    data = frames.encode_difference(facts, some_change(2), LAYOUT, k=1.0)
+    plain = frames.apply(frames.decode_difference(data, LAYOUT)[1], base, LAYOUT)
+    said, weights = frames.lead(data, base, LAYOUT)
+    assert said == facts
+    assert weights.tobytes() == frames.round_keyframe(plain).tobytes() != plain.tobytes()
 
 
 @given(layouts_with(1), st.floats(0.25, 8))
@@ -65,10 +91,7 @@ def test_applying_a_difference_to_its_base_gives_the_statistics_exactly(drawn):
 def test_two_holders_who_apply_the_same_delta_hold_the_same_bits():
     base = some_change(1)
     data = frames.encode_difference(FrameFacts("delta", "m", 1), some_change(2), LAYOUT, k=1.0)
-    ends = [
-        frames.apply(frames.decode_difference(bytes(data), LAYOUT)[1], base.copy(), LAYOUT)
-        for _ in range(2)
-    ]
+    ends = [frames.lead(bytes(data), base.copy(), LAYOUT)[1] for _ in range(2)]
     assert weights_digest(ends[0]) == weights_digest(ends[1])
 
 
@@ -113,12 +136,11 @@ def test_a_keyframe_is_not_taken_for_an_update():
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked():
-    bomb = codecs.squeeze(bytes(100_000_000))
+    bomb = zstd.squeeze(bytes(100_000_000))
     assert len(bomb) < 20_000
-    data = container.pack(
-        {"kind": "update", "model": "m", "version": 0, "codec": "step", "scales": [1.0, 1.0]},
-        [bomb, codecs.squeeze(b""), codecs.encode_planes(np.zeros(30, np.float32))],
-    )
+    header = {"kind": "update", "model": "m", "version": 0, "codec": "step", "scales": [1.0, 1.0]}
+    statistics = codecs.encode_planes(np.zeros(30, np.float32))
+    data = container.pack(header | {"entropy": "packed"}, [bomb, zstd.squeeze(b""), statistics])
     with pytest.raises(FrameError, match="declares 100000000"):
         frames.decode_difference(data, LAYOUT)
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from handcar.errors import ChunkError
 from handcar.protocol import limits
-from handcar.wire import codecs, container
+from handcar.wire import container, zstd
 
 CODEC = "columns-zstd"
 LEVEL = 9
@@ -122,7 +122,7 @@ def _squeeze(array: NDArray[Any]) -> bytes:
 
 def _unsqueeze(section: memoryview, spec: _Spec, records: int) -> NDArray[Any]:
     size = records * spec.record_bytes
-    plain = codecs.unsqueeze(section, size, error=ChunkError)
+    plain = zstd.unsqueeze(section, size, error=ChunkError)
     if len(plain) != size:
         raise ChunkError(f"column {spec.name}: expected {size} bytes, got {len(plain)}")
     dtype = np.dtype(spec.dtype).newbyteorder("<")

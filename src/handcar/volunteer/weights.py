@@ -60,15 +60,15 @@ class Keeper:
                 old.unlink(missing_ok=True)
 
     def _step(self, weights: Flat, frame: Frame, data: bytes, model_id: str) -> Flat:
-        decode = frames.decode_keyframe if frame.kind == "keyframe" else frames.decode_difference
-        facts, numbers = decode(data, self._layout)
+        if frame.kind == "keyframe":
+            facts, numbers = frames.decode_keyframe(data, self._layout)
+        else:
+            facts, numbers = frames.lead(data, weights, self._layout)
         if facts.model != model_id or facts.version != frame.version:
             raise FrameError(
                 f"expected version {frame.version} of {model_id}, "
                 f"got version {facts.version} of {facts.model}"
             )
-        if frame.kind == "delta":
-            numbers = frames.apply(numbers, weights, self._layout)
         digest = weights_digest(numbers)
         if digest != frame.weights_sha256:
             raise FrameError(

@@ -1,38 +1,18 @@
-"""How arrays become few bytes: exact byte planes, and the lossy step codec.
+"""How arrays become few numbers and bytes: exact planes, bfloat16, and the step codec.
 
-Zstandard is never trusted with a size: a frame must declare exactly the size that the
-model's own shapes ask for, and it is checked before anything is allocated.
+Nothing here knows of frames or tensors: flat vectors in, bytes or whole numbers out.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from handcar.errors import Corrupt, FrameError
 from handcar.wire.layout import Flat
+from handcar.wire.zstd import squeeze, unsqueeze
 
-LEVEL = 3
 LARGEST = 127
 """Symbols are clipped to this many steps on either side."""
-ESCAPE = 3
-
-
-def squeeze(data: bytes | memoryview) -> bytes:
-    """Return `data` under Zstandard, its size declared."""
-    return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(data)
-
-
-def unsqueeze(data: bytes | memoryview, size: int, *, error: type[Corrupt] = FrameError) -> bytes:
-    """Return the `size` bytes under Zstandard. Raises `error` when they are not just that."""
-    try:
-        declared = zstandard.frame_content_size(data)
-        if declared != size:
-            raise error(f"expected {size} bytes under compression, the frame declares {declared}")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=max(size, 1))
-    except zstandard.ZstdError as fault:
-        raise error(f"the compressed bytes are damaged: {fault}") from fault
 
 
 def encode_planes(values: Flat) -> bytes:
@@ -49,6 +29,32 @@ def decode_planes(data: bytes | memoryview, size: int) -> Flat:
     raw = unsqueeze(data, size * 4)
     planes = np.frombuffer(raw, dtype=np.uint8).reshape(4, size)
     return np.ascontiguousarray(planes.T).view("<f4").reshape(-1).astype(np.float32, copy=False)
+
+
+def round_bf16(values: Flat) -> Flat:
+    """Return float32 values rounded to the nearest bfloat16, ties to even, still as float32.
+
+    Integer arithmetic on the bits, so it is the same everywhere. Infinities and NaN stay so.
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    rounded &= np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)
+
+
+def encode_bf16(values: Flat) -> bytes:
+    """Return values that are bfloat16 already, exactly: the two bytes in planes, squeezed."""
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u2")[1::2]
+    planes = np.ascontiguousarray(bits).view(np.uint8).reshape(-1, 2).T
+    return squeeze(np.ascontiguousarray(planes).tobytes())
+
+
+def decode_bf16(data: bytes | memoryview, size: int) -> Flat:
+    """Return the `size` float32 values that `encode_bf16` was given. Raises FrameError."""
+    planes = np.frombuffer(unsqueeze(data, size * 2), dtype=np.uint8).reshape(2, size)
+    bits = np.zeros(2 * size, dtype="<u2")
+    bits[1::2] = np.ascontiguousarray(planes.T).view("<u2").reshape(-1)
+    return bits.view("<f4").astype(np.float32, copy=False)
 
 
 def step_scale(values: Flat, k: float) -> float:
@@ -71,27 +77,3 @@ def to_symbols(values: Flat, scale: float) -> NDArray[np.int8]:
 def from_symbols(symbols: NDArray[np.int8], scale: float) -> Flat:
     """Return symbols times the step: one float32 multiplication each, the same everywhere."""
     return symbols.astype(np.float32) * np.float32(scale)
-
-
-def pack_symbols(symbols: NDArray[np.int8]) -> tuple[bytes, bytes]:
-    """Return four symbols to a byte (0, +1, -1, escape) and the escaped ones apart, squeezed."""
-    codes = np.full(-(-symbols.size // 4) * 4, 0, dtype=np.uint8)
-    body = codes[: symbols.size]
-    body[symbols == 1] = 1
-    body[symbols == -1] = 2
-    large = np.abs(symbols.astype(np.int16)) > 1
-    body[large] = ESCAPE
-    quads = codes.reshape(-1, 4)
-    packed = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
-    return squeeze(packed.tobytes()), squeeze(symbols[large].tobytes())
-
-
-def unpack_symbols(packed: memoryview, escaped: memoryview, size: int) -> NDArray[np.int8]:
-    """Return the `size` symbols that `pack_symbols` was given. Raises FrameError."""
-    quads = np.frombuffer(unsqueeze(packed, -(-size // 4)), dtype=np.uint8)
-    codes = np.stack([quads >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).reshape(-1)[:size]
-    symbols = np.array([0, 1, -1, 0], dtype=np.int8)[codes]
-    large = codes == ESCAPE
-    count = int(large.sum())
-    symbols[large] = np.frombuffer(unsqueeze(escaped, count), dtype=np.int8)
-    return symbols

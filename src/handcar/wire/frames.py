@@ -4,12 +4,14 @@ A *difference* is a flat vector in a model's layout whose trainable entries say 
 and whose statistic entries (BatchNorm's averages and their like) are the new values
 themselves: a sum of differences of running variances can turn negative, a value can't.
 
-    keyframe   all weights, exact
+    keyframe   all weights, which are bfloat16 numbers by then
     delta      the difference between two consecutive versions, coded
     update     one round's difference, coded; same form, another kind
 
 `apply` is one float32 addition per weight in a fixed order, so every holder of a version
-who applies its delta holds the same bits after.
+who applies its delta holds the same bits after. The delta that leads to a keyframe's version
+says that its weights are then rounded, which costs its holders nothing.
+docs/reference/frames.md has all of it byte by byte.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from handcar.errors import FrameError
-from handcar.wire import codecs, container
-from handcar.wire.layout import Flat, Layout
+from handcar.wire import codecs, container, entropy
+from handcar.wire.layout import Flat, Layout, TensorSpec
 
+KEYFRAME_CODECS = {"planes": codecs.decode_planes, "bf16": codecs.decode_bf16}
 FrameKind = Literal["keyframe", "delta", "update"]
 
 
@@ -37,6 +40,8 @@ class FrameFacts:
     """The version it leads to; for an update, the one it started from."""
     weights_sha256: str = ""
     """Digest of the weights that it leads to; empty for an update."""
+    rounded: bool = False
+    """For a delta: whether the weights that it leads to are then rounded to bfloat16."""
 
 
 def difference(new: Flat, base: Flat, layout: Layout) -> Flat:
@@ -55,8 +60,28 @@ def apply(change: Flat, base: Flat, layout: Layout) -> Flat:
     return result
 
 
+def round_keyframe(weights: Flat) -> Flat:
+    """Return the weights that a keyframe can hold: each number rounded to bfloat16.
+
+    Every holder of a version that is a keyframe rounds as the server does, at no cost in
+    bytes, and holds the same bits.
+    """
+    return codecs.round_bf16(weights)
+
+
+def lead(data: bytes, base: Flat, layout: Layout) -> tuple[FrameFacts, Flat]:
+    """Return what a delta says and the weights that it leads to from `base`. Raises FrameError."""
+    facts, change = decode_difference(data, layout)
+    if facts.kind != "delta":
+        raise FrameError("expected a delta, got an update")
+    weights = apply(change, base, layout)
+    return facts, round_keyframe(weights) if facts.rounded else weights
+
+
 def encode_keyframe(facts: FrameFacts, weights: Flat) -> bytes:
-    """Return a frame that holds `weights` exactly."""
+    """Return a frame that holds `weights` exactly: as bfloat16 where they are that already."""
+    if np.array_equal(codecs.round_bf16(weights), weights):
+        return container.pack(_header(facts, codec="bf16"), [codecs.encode_bf16(weights)])
     return container.pack(_header(facts, codec="planes"), [codecs.encode_planes(weights)])
 
 
@@ -64,49 +89,61 @@ def decode_keyframe(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
     """Return what a keyframe says and its weights. Raises FrameError."""
     header, sections = container.unpack(data)
     facts = _facts(header, ("keyframe",))
-    if header.get("codec") != "planes" or len(sections) != 1:
+    decode = KEYFRAME_CODECS.get(str(header.get("codec")))
+    if decode is None or len(sections) != 1:
         raise FrameError(f"a keyframe of an unknown codec: {header.get('codec')!r}")
-    return facts, codecs.decode_planes(sections[0], layout.size)
+    return facts, decode(sections[0], layout.size)
 
 
 def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: float) -> bytes:
     """Return a frame of `change` under the step codec; statistics travel exactly."""
-    scales, symbols = [], []
+    scales, matrices = [], []
     for tensor, place in zip(layout.tensors, layout.slices, strict=True):
         if tensor.kind == "trainable":
             scale = codecs.step_scale(change[place], k)
             scales.append(scale)
-            symbols.append(codecs.to_symbols(change[place], scale))
+            numbers = codecs.to_symbols(change[place], scale)
+            matrices.append(numbers.reshape(_inputs_and_units(tensor)).T)
+    stage, sections = entropy.encode(matrices)
     statistics = [change[place] for place in layout.statistic_slices]
-    sections = [
-        *codecs.pack_symbols(np.concatenate([np.empty(0, np.int8), *symbols])),
-        codecs.encode_planes(np.concatenate([np.empty(0, np.float32), *statistics])),
-    ]
-    return container.pack(_header(facts, codec="step", scales=scales), sections)
+    sections.append(codecs.encode_planes(np.concatenate([np.empty(0, np.float32), *statistics])))
+    return container.pack(_header(facts, codec="step", entropy=stage, scales=scales), sections)
 
 
 def decode_difference(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
     """Return what a delta or an update says and its difference, float32. Raises FrameError."""
     header, sections = container.unpack(data)
     facts = _facts(header, ("delta", "update"))
-    if header.get("codec") != "step" or len(sections) != 3:
+    if header.get("codec") != "step" or not sections:
         raise FrameError(f"a difference of an unknown codec: {header.get('codec')!r}")
-    scales = _scales(header, sum(tensor.kind == "trainable" for tensor in layout.tensors))
+    trainable = [tensor for tensor in layout.tensors if tensor.kind == "trainable"]
+    scales = _scales(header, len(trainable))
+    shapes = [_inputs_and_units(tensor)[::-1] for tensor in trainable]
+    numbers = entropy.decode(header.get("entropy"), sections[:-1], shapes)
     statistic_size = sum(place.stop - place.start for place in layout.statistic_slices)
-    symbols = codecs.unpack_symbols(sections[0], sections[1], layout.size - statistic_size)
-    statistics = codecs.decode_planes(sections[2], statistic_size)
-    return facts, _assemble(layout, scales, symbols, statistics)
+    statistics = codecs.decode_planes(sections[-1], statistic_size)
+    return facts, _assemble(layout, scales, numbers, statistics)
 
 
-def _assemble(layout: Layout, scales: list[float], symbols: Any, statistics: Flat) -> Flat:
+def _inputs_and_units(tensor: TensorSpec) -> tuple[int, int]:
+    """Return a tensor's shape as a matrix: the last axis, and all the others."""
+    if len(tensor.shape) < 2 or tensor.size == 0:
+        return tensor.size, 1
+    return tensor.size // tensor.shape[-1], tensor.shape[-1]
+
+
+def _assemble(layout: Layout, scales: list[float], numbers: Any, statistics: Flat) -> Flat:
     change = np.empty(layout.size, dtype=np.float32)
     next_scale = iter(scales)
-    symbol, statistic = 0, 0
+    number, statistic = 0, 0
     for tensor, place in zip(layout.tensors, layout.slices, strict=True):
         if tensor.kind == "trainable":
-            piece = symbols[symbol : symbol + tensor.size]
-            change[place] = codecs.from_symbols(piece, next(next_scale))
-            symbol += tensor.size
+            inputs, units = _inputs_and_units(tensor)
+            matrix = numbers[number : number + tensor.size].reshape(units, inputs)
+            change[place].reshape(inputs, units)[:] = codecs.from_symbols(
+                matrix, next(next_scale)
+            ).T
+            number += tensor.size
         else:
             change[place] = statistics[statistic : statistic + tensor.size]
             statistic += tensor.size
@@ -119,6 +156,7 @@ def _header(facts: FrameFacts, **more: object) -> dict[str, Any]:
         "model": facts.model,
         "version": facts.version,
         "weights_sha256": facts.weights_sha256,
+        "rounded": facts.rounded,
         **more,
     }
 
@@ -132,7 +170,7 @@ def _facts(header: dict[str, Any], kinds: tuple[FrameKind, ...]) -> FrameFacts:
         raise FrameError("the frame does not name its model and digest")
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
         raise FrameError(f"expected a version number, got {version!r}")
-    return FrameFacts(kind, model, version, digest)
+    return FrameFacts(kind, model, version, digest, header.get("rounded") is True)
 
 
 def _scales(header: dict[str, Any], count: int) -> list[float]:

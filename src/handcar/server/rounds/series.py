@@ -68,6 +68,7 @@ def put_raw(weights: Flat) -> str:
 
 def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version:
     """Return version 0, its bytes on disk; the caller saves the row."""
+    weights = frames.round_keyframe(weights)
     digest = weights_digest(weights)
     keyframe = frames.encode_keyframe(FrameFacts("keyframe", model.pk, 0, digest), weights)
     raw_digest = put_raw(weights)
@@ -90,28 +91,32 @@ def encode_next(model: TrainingModel, base: Version, master: Flat, layout: Layou
     coded = frames.encode_difference(
         facts, frames.difference(master, published, layout), layout, k=DELTA_STEP
     )
-    published = frames.apply(frames.decode_difference(coded, layout)[1], published, layout)
-    digest = weights_digest(published)
-    delta = _signed(coded, digest)
+    is_keyframe = keyframe_is_due(model, len(coded))
+    delta, published = _finished(coded, published, layout, rounded=is_keyframe)
     version = Version(
         model=model,
         number=base.number + 1,
-        weights_sha256=digest,
+        weights_sha256=weights_digest(published),
         delta_digest=blobs.put(delta),
         delta_size=len(delta),
         master_digest=put_raw(master),
         published_digest=put_raw(published),
     )
-    if keyframe_is_due(model, len(delta)):
+    if is_keyframe:
         _add_keyframe(version, published)
     return version
 
 
-def _signed(frame: bytes, digest: str) -> bytes:
-    """Return a delta with the digest of what it leads to, known only after decoding it."""
-    header, sections = container.unpack(frame)
-    header["weights_sha256"] = digest
-    return container.pack(header, [bytes(section) for section in sections])
+def _finished(
+    coded: bytes, published: Flat, layout: Layout, *, rounded: bool
+) -> tuple[bytes, Flat]:
+    """Return a delta that says what it leads to, known only after decoding it, and just that."""
+    header, sections = container.unpack(coded)
+    header["rounded"] = rounded
+    delta = container.pack(header, [bytes(section) for section in sections])
+    weights = frames.lead(delta, published, layout)[1]
+    header["weights_sha256"] = weights_digest(weights)
+    return container.pack(header, [bytes(section) for section in sections]), weights
 
 
 def _add_keyframe(version: Version, published: Flat) -> None:
@@ -273,8 +278,7 @@ def _replay(model: TrainingModel, keyframe: Version, version: Version) -> Flat:
                 problems.GONE,
                 f"the frames that lead to version {version.number} are no longer kept",
             )
-        change = frames.decode_difference(blobs.read(row.delta_digest), layout)[1]
-        weights = frames.apply(change, weights, layout)
+        weights = frames.lead(blobs.read(row.delta_digest), weights, layout)[1]
     return weights
 
 

@@ -1,0 +1,199 @@
+"""The last stage of the step codec: matrices of whole numbers to bytes, by one of two ways.
+
+    packed    0, +1, -1 and an escape, four to a byte, under Zstandard: quick
+    context   asymmetric numeral systems, a table for how busy a row and a column are: small
+
+Both are lossless, both take every trainable tensor as a matrix whose rows are its last axis
+(a Dense layer's units): what is quiet lies side by side then. A stage is a pair of functions:
+`encode(matrices)` gives its sections, `decode(sections, shapes)` the flat numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handcar.errors import FrameError
+from handcar.wire import ans
+from handcar.wire.zstd import squeeze, unsqueeze
+
+Numbers = NDArray[np.int8]
+Shape = tuple[int, int]
+Sections = Sequence[bytes | memoryview]
+
+PACKED_ESCAPE = 3
+CONTEXTS = 41
+"""0 for what lies in a row or column without anything; then a half octave each."""
+CONTEXT_ALONE = 1 << 18
+LEVELS_AN_OCTAVE = 2
+MIDDLE = 20
+ESCAPE = 7
+LARGEST_SYMBOL = 3
+"""Larger numbers are escapes, and travel apart."""
+FROM_SYMBOL = np.array([0, 1, -1, 2, -2, 3, -3, 0], dtype=np.int8)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to write matrices of whole numbers."""
+
+    encode: Callable[[Sequence[Numbers]], list[bytes]]
+    decode: Callable[[Sections, Sequence[Shape]], Numbers]
+    sections: int
+
+
+# -- packed ----------------------------------------------------------------------------------
+
+
+def _encode_packed(matrices: Sequence[Numbers]) -> list[bytes]:
+    numbers = _flat(matrices)
+    codes = np.zeros(-(-numbers.size // 4) * 4, dtype=np.uint8)
+    body = codes[: numbers.size]
+    body[numbers == 1] = 1
+    body[numbers == -1] = 2
+    large = (numbers > 1) | (numbers < -1)
+    body[large] = PACKED_ESCAPE
+    quads = codes.reshape(-1, 4)
+    packed = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
+    return [squeeze(packed.tobytes()), squeeze(numbers[large].tobytes())]
+
+
+def _decode_packed(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
+    size = _size(shapes)
+    quads = np.frombuffer(unsqueeze(sections[0], -(-size // 4)), dtype=np.uint8)
+    codes = np.stack([quads >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).reshape(-1)[:size]
+    numbers = np.array([0, 1, -1, 0], dtype=np.int8)[codes]
+    large = codes == PACKED_ESCAPE
+    numbers[large] = np.frombuffer(unsqueeze(sections[1], int(large.sum())), dtype=np.int8)
+    return numbers
+
+
+# -- context ---------------------------------------------------------------------------------
+
+
+def _encode_context(matrices: Sequence[Numbers]) -> list[bytes]:
+    levels = [_levels(matrix) for matrix in matrices]
+    contexts = _contexts(levels)
+    live = contexts > 0
+    numbers = _flat(matrices)[live]
+    size = np.abs(numbers)
+    symbols = ((size << 1) - (numbers > 0)).astype(np.uint8)
+    large = size > LARGEST_SYMBOL
+    symbols[large] = ESCAPE
+    table, states, words = ans.encode(symbols, contexts[live], CONTEXTS)
+    activity = np.concatenate([np.empty(0, np.uint8), *(part for pair in levels for part in pair)])
+    return [
+        squeeze(activity.tobytes()),
+        squeeze(table.astype("<u2").tobytes()),
+        states.astype("<u4").tobytes(),
+        words.astype("<u2").tobytes(),
+        squeeze(numbers[large].tobytes()),
+    ]
+
+
+def _decode_context(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
+    activity = np.frombuffer(unsqueeze(sections[0], sum(map(sum, shapes))), dtype=np.uint8)
+    contexts = _contexts(_split(activity, shapes))
+    live = np.flatnonzero(contexts)
+    symbols = ans.decode(_table(sections[1]), contexts[live], *_lanes(sections, live.size))
+    numbers = FROM_SYMBOL[symbols]
+    large = symbols == ESCAPE
+    numbers[large] = np.frombuffer(unsqueeze(sections[4], int(large.sum())), dtype=np.int8)
+    everything = np.zeros(contexts.size, dtype=np.int8)
+    everything[live] = numbers
+    return everything
+
+
+def _table(section: bytes | memoryview) -> ans.Table:
+    raw = unsqueeze(section, CONTEXTS * ans.SIZES * ans.SYMBOLS * 2)
+    return ans.checked(np.frombuffer(raw, dtype="<u2").reshape(-1, ans.SYMBOLS).astype(np.uint16))
+
+
+def _lanes(sections: Sections, size: int) -> tuple[ans.States, ans.Words]:
+    lanes = ans.lanes_for(size)
+    if len(sections[2]) != 4 * lanes or len(sections[3]) % 2:
+        raise FrameError(f"expected the states of {lanes} lanes, and words of two bytes")
+    states = np.frombuffer(sections[2], dtype="<u4").astype(np.uint32)
+    return states, np.frombuffer(sections[3], dtype="<u2").astype(np.uint16)
+
+
+def _levels(matrix: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return how busy each row is, and each column against the whole, as levels.
+
+    0 is a row or column of zeros alone. Only the encoder reckons with floats here.
+    """
+    if matrix.size == 0:
+        return np.zeros(matrix.shape[0], np.uint8), np.zeros(matrix.shape[1], np.uint8)
+    if 1 in matrix.shape:  # a bias: its numbers would each be a row or column of their own
+        level = int(_level(np.abs(matrix).mean(dtype=np.float32, keepdims=True)).max(initial=0))
+        return np.full(matrix.shape[0], level, np.uint8), np.full(matrix.shape[1], MIDDLE, np.uint8)
+    size = np.minimum(np.abs(matrix), 4)
+    rows = size.mean(axis=1, dtype=np.float32)
+    columns = size.mean(axis=0, dtype=np.float32)
+    return _level(rows), _level(columns / max(float(rows.mean()), 1e-9))
+
+
+def _level(activity: NDArray[np.float32]) -> NDArray[np.uint8]:
+    octaves = np.log2(np.maximum(activity, 1e-9))
+    level = np.clip(np.rint(LEVELS_AN_OCTAVE * octaves) + MIDDLE, 1, CONTEXTS - 1)
+    return np.where(activity > 0, level, 0).astype(np.uint8)
+
+
+def _contexts(levels: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> ans.Symbols:
+    """Return the context of every number: a row's level and a column's, added."""
+    parts = [np.empty(0, dtype=np.uint8)]
+    for rows, columns in levels:
+        both = rows.astype(np.int16)[:, None] + (columns.astype(np.int16) - MIDDLE)
+        context = np.clip(both, 1, CONTEXTS - 1).astype(np.uint8)
+        context[rows == 0] = 0
+        context[:, columns == 0] = 0
+        parts.append(context.reshape(-1))
+    return np.concatenate(parts)
+
+
+def _split(
+    activity: NDArray[np.uint8], shapes: Sequence[Shape]
+) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    levels, start = [], 0
+    for rows, columns in shapes:
+        middle, end = start + rows, start + rows + columns
+        levels.append((activity[start:middle], activity[middle:end]))
+        start = end
+    return levels
+
+
+# -- both ------------------------------------------------------------------------------------
+
+
+def _flat(matrices: Sequence[Numbers]) -> Numbers:
+    return np.concatenate([np.empty(0, np.int8), *(matrix.reshape(-1) for matrix in matrices)])
+
+
+def _size(shapes: Sequence[Shape]) -> int:
+    return sum(rows * columns for rows, columns in shapes)
+
+
+STAGES = {
+    "packed": Stage(_encode_packed, _decode_packed, 2),
+    "context": Stage(_encode_context, _decode_context, 5),
+}
+
+
+def encode(matrices: Sequence[Numbers]) -> tuple[str, list[bytes]]:
+    """Return the id of the stage that makes fewest bytes of these, and its sections."""
+    # Tables and states are soon paid for: past a size only one of them is worth the time.
+    many = sum(matrix.size for matrix in matrices) > CONTEXT_ALONE
+    names = ["context"] if many else list(STAGES)
+    made = [(name, STAGES[name].encode(matrices)) for name in names]
+    return min(made, key=lambda one: sum(map(len, one[1])))
+
+
+def decode(name: object, sections: Sections, shapes: Sequence[Shape]) -> Numbers:
+    """Return the numbers of all matrices, one after the other. Raises FrameError."""
+    stage = STAGES.get(name) if isinstance(name, str) else None
+    if stage is None or len(sections) != stage.sections:
+        raise FrameError(f"an unknown entropy stage: {name!r} with {len(sections)} sections")
+    return stage.decode(sections, shapes)
