@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "src/handcar/server/dashboard/static/vendor"
 TESTS = ROOT / "tests/browser/vendor"
+READER = ROOT / "tests/wire/vendor"
 NOTE = "VENDORED.toml"
 
 
@@ -56,6 +57,13 @@ PACKAGES = (
         licence="MPL-2.0",
         folder=TESTS,
         files={"axe.min.js": "axe-4.14.1.min.js", "LICENSE": "axe-LICENSE.txt"},
+    ),
+    Package(
+        name="fzstd",
+        version="0.1.1",
+        licence="MIT",
+        folder=READER,
+        files={"esm/index.mjs": "fzstd-0.1.1.mjs", "LICENSE": "fzstd-LICENSE.txt"},
     ),
 )
 

@@ -15,6 +15,9 @@ import pytest
 from processes import blobs_dataset, free_port, model_file
 
 from handcar.simulation.stage import Stage
+from handcar.wire import frames
+from handcar.wire.frames import FrameFacts
+from handcar.wire.layout import Layout, TensorSpec
 
 
 def run(*arguments: str, stage: Stage | None = None) -> subprocess.CompletedProcess[str]:
@@ -41,7 +44,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 COMMANDS = ["join", "list", "publish", "status", "export", "message", "pause", "resume"]
-COMMANDS += ["finish", "serve", "worker", "demo"]
+COMMANDS += ["finish", "inspect", "serve", "worker", "demo"]
 HEAVY = (
     "[name for name in ('keras', 'django', 'tensorflow', 'jax', 'torch') if name in sys.modules]"
 )
@@ -154,3 +157,39 @@ def test_a_backend_that_is_not_there_is_named(stage: Stage):
         del stage.environment["KERAS_BACKEND"]
     assert done.returncode == 2
     assert "abacus" in done.stderr
+
+
+def frame_file(folder: Path) -> Path:
+    layout = Layout((TensorSpec("kernel", (30, 20)), TensorSpec("mean", (20,), "statistic")))
+    change = np.random.default_rng(0).laplace(size=layout.size).astype(np.float32)
+    path = folder / "update.bin"
+    facts = FrameFacts("update", "blobs", 7)
+    path.write_bytes(frames.encode_difference(facts, change, layout, k=2.0))
+    return path
+
+
+def test_inspect_explains_a_frame(tmp_path: Path):
+    path = frame_file(tmp_path)
+    text = run("inspect", str(path)).stdout
+    assert "update: what a round that started from version 7 changed of blobs" in text
+    assert "620 weights" in text
+    told = json.loads(run("inspect", str(path), "--json").stdout)
+    assert told["bytes"] == path.stat().st_size
+    assert told["bits_a_weight"] == 8 * told["bytes"] / 620
+    assert sum(told["sections"].values()) < told["bytes"]
+    assert len(told["scales"]) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "missing"])
+def test_inspect_says_what_is_no_frame(tmp_path: Path, damage: str):
+    path = frame_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    damaged = {"cut": data[:-3], "flipped": data, "other": b"PK", "missing": b""}[damage]
+    path.write_bytes(damaged)
+    if damage == "missing":
+        path.unlink()
+    done = run("inspect", str(path))
+    assert done.returncode == 2
+    assert "update.bin" in done.stderr
+    assert "Traceback" not in done.stderr

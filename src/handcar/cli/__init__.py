@@ -39,9 +39,21 @@ def _common(
 
 
 def _register() -> None:
-    from handcar.cli import demo, export, join, listing, message, publish, serve, status, worker
+    from handcar.cli import (
+        demo,
+        export,
+        inspect,
+        join,
+        listing,
+        message,
+        publish,
+        serve,
+        status,
+        worker,
+    )
 
-    for module in (join, listing, publish, status, export, message, serve, worker, demo):
+    commands = (join, listing, publish, status, export, message, inspect, serve, worker, demo)
+    for module in commands:
         module.register(app)
 
 

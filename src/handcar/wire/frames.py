@@ -60,6 +60,37 @@ def apply(change: Flat, base: Flat, layout: Layout) -> Flat:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What can be said of a frame by whoever has nothing but its bytes."""
+
+    facts: FrameFacts
+    weights: int
+    codec: str
+    entropy: str | None
+    scales: tuple[float, ...]
+    sections: tuple[int, ...]
+    """Bytes of each section."""
+    bytes: int
+
+
+def describe(data: bytes) -> Description:
+    """Return what a frame says of itself, its checksums checked. Raises FrameError."""
+    header, sections = container.unpack(data)
+    scales, weights = header.get("scales", []), header.get("weights")
+    if not isinstance(weights, int) or weights < 0 or not isinstance(scales, list):
+        raise FrameError("the frame does not say how many weights it is for")
+    return Description(
+        facts=_facts(header, ("keyframe", "delta", "update")),
+        weights=weights,
+        codec=str(header.get("codec")),
+        entropy=None if header.get("entropy") is None else str(header["entropy"]),
+        scales=tuple(_scales(header, len(scales))) if scales else (),
+        sections=tuple(map(len, sections)),
+        bytes=len(data),
+    )
+
+
 def round_keyframe(weights: Flat) -> Flat:
     """Return the weights that a keyframe can hold: each number rounded to bfloat16.
 
@@ -81,8 +112,12 @@ def lead(data: bytes, base: Flat, layout: Layout) -> tuple[FrameFacts, Flat]:
 def encode_keyframe(facts: FrameFacts, weights: Flat) -> bytes:
     """Return a frame that holds `weights` exactly: as bfloat16 where they are that already."""
     if np.array_equal(codecs.round_bf16(weights), weights):
-        return container.pack(_header(facts, codec="bf16"), [codecs.encode_bf16(weights)])
-    return container.pack(_header(facts, codec="planes"), [codecs.encode_planes(weights)])
+        return container.pack(
+            _header(facts, weights.size, codec="bf16"), [codecs.encode_bf16(weights)]
+        )
+    return container.pack(
+        _header(facts, weights.size, codec="planes"), [codecs.encode_planes(weights)]
+    )
 
 
 def decode_keyframe(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
@@ -107,7 +142,8 @@ def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: flo
     stage, sections = entropy.encode(matrices)
     statistics = [change[place] for place in layout.statistic_slices]
     sections.append(codecs.encode_planes(np.concatenate([np.empty(0, np.float32), *statistics])))
-    return container.pack(_header(facts, codec="step", entropy=stage, scales=scales), sections)
+    header = _header(facts, layout.size, codec="step", entropy=stage, scales=scales)
+    return container.pack(header, sections)
 
 
 def decode_difference(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
@@ -150,13 +186,14 @@ def _assemble(layout: Layout, scales: list[float], numbers: Any, statistics: Fla
     return change
 
 
-def _header(facts: FrameFacts, **more: object) -> dict[str, Any]:
+def _header(facts: FrameFacts, weights: int, **more: object) -> dict[str, Any]:
     return {
         "kind": facts.kind,
         "model": facts.model,
         "version": facts.version,
         "weights_sha256": facts.weights_sha256,
         "rounded": facts.rounded,
+        "weights": weights,
         **more,
     }
 
