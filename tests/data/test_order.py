@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,15 @@ def test_a_late_chunk_starts_with_the_fewest_passes_so_far():
     x, _ = made.next_batches(6 * 10)  # ten passes over all three
     share_of_late = (x[:, 0] == 2).mean()
     assert 0.3 < share_of_late < 0.37, "neither ignored nor shown until it has caught up"
+
+
+def test_two_threads_that_draw_at_once_share_the_records_between_them():
+    blocks = Records({"a": 40, "b": 40, "c": 40})
+    drawn, records = sampler(blocks, batch_size=30), Counter()
+    with ThreadPoolExecutor(4) as pool:
+        for x, _ in pool.map(lambda _: drawn.next_batch(), range(400)):
+            records.update(seen(x))
+    assert set(records.values()) == {100}
 
 
 def test_adding_a_chunk_twice_changes_nothing():

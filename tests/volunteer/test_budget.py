@@ -170,6 +170,14 @@ def test_a_limit_and_a_coarser_update_are_told():
     assert "you allow 100.0 MB a day" in text
 
 
+def test_a_day_is_told_of_even_where_the_line_is_not_known():
+    allow = Allowance(up_bytes_a_day=1e8)
+    known = {"update_bytes": 1e5, "left_today": 1e8 / 86400}
+    assert told(plan(allow=allow, **known), allow, **known) == (
+        "An update takes 100.0 kB, and you allow 100.0 MB a day, so a round lasts about 86 s."
+    )
+
+
 def test_small_changes_are_not_news():
     def lasting(seconds: float, step: float = 2.0) -> RoundBudget:
         return RoundBudget(1000, seconds, step, min_seconds=seconds)
@@ -179,3 +187,9 @@ def test_small_changes_are_not_news():
     assert b.is_news(lasting(100), lasting(200))
     assert b.is_news(lasting(100), lasting(100, 4.0))
     assert not b.is_news(lasting(0.1), lasting(3))
+
+
+def test_what_is_allowed_is_told_at_the_start():
+    assert Allowance().in_words() is None
+    allow = Allowance(up_bytes_per_s=250_000, down_bytes_a_day=1.5e9)
+    assert allow.in_words() == "You allow at most 2 Mbit/s up, 1.5 GB a day down."

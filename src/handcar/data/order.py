@@ -51,8 +51,9 @@ class _Pass:
 class Sampler:
     """Makes batches of x and y from blocks that may still be coming in.
 
-    `add` may be called from any thread; the batches are for one. Deterministic for a given
-    `rng` and order of calls.
+    Its methods may be called from any thread: TensorFlow's own may still draw ahead for a
+    round that its time has ended while the next one begins. Deterministic for a given `rng`
+    and order of calls.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Sampler:
         self._rng = rng
         self._most_open = open_blocks
         self._lock = threading.Lock()
+        self._drawing = threading.Lock()
         self._passes: dict[str, int] = {}
         self._restored: dict[str, int] = {}
         self._open: dict[str, _Pass] = {}
@@ -106,6 +108,10 @@ class Sampler:
         One gather for many batches costs little more than for one. Raises ChunkError when
         no block can be read, HandcarError when none was added.
         """
+        with self._drawing:
+            return self._next_batches(count)
+
+    def _next_batches(self, count: int) -> tuple[Array, Array]:
         size = count * self._batch_size
         self._fill()
         x, y = (np.empty((size, *shape), dtype) for shape, dtype in self._shapes())

@@ -45,6 +45,14 @@ class Allowance:
     up_bytes_a_day: float | None = None
     down_bytes_a_day: float | None = None
 
+    def in_words(self) -> str | None:
+        """Say what is allowed; None where there is no limit."""
+        rates = ((self.up_bytes_per_s, "up"), (self.down_bytes_per_s, "down"))
+        days = ((self.up_bytes_a_day, "up"), (self.down_bytes_a_day, "down"))
+        limits = [f"{rate_text(rate)} {way}" for rate, way in rates if rate is not None]
+        limits += [f"{size_text(size)} a day {way}" for size, way in days if size is not None]
+        return f"You allow at most {', '.join(limits)}." if limits else None
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -180,19 +188,20 @@ def is_news(before: RoundBudget | None, now: RoundBudget) -> bool:
 
 def describe(budget: RoundBudget, allowance: Allowance, known: Known) -> str:
     """Say how long a round lasts and why."""
-    size = budget.update_bytes or 0.0
-    text = f"{_line(allowance, known)} An update of {size_text(size)} takes "
-    text += f"{duration(_line_seconds(size, allowance, known))}"
+    size = size_text(budget.update_bytes or 0.0)
+    takes = duration(_line_seconds(budget.update_bytes, allowance, known))
+    line = _line(allowance, known)
+    text = f"{line} An update of {size} takes {takes}" if line else f"An update takes {size}"
     if budget.is_coarse:
         text = f"{text}, coded more coarsely: even half an hour would not carry a finer one"
     return f"{text}, {_so(budget, allowance)}"
 
 
-def _line(allowance: Allowance, known: Known) -> str:
+def _line(allowance: Allowance, known: Known) -> str | None:
     rate, allowed = known.up_bytes_per_s, allowance.up_bytes_per_s
     if allowed is not None and (rate is None or rate > 0.8 * allowed):
         return f"You allow {rate_text(allowed)} up."
-    return f"Your line carries about {rate_text(rate or 0.0)} up."
+    return f"Your line carries about {rate_text(rate)} up." if rate else None
 
 
 def _so(budget: RoundBudget, allowance: Allowance) -> str:

@@ -123,6 +123,8 @@ class Volunteer:
         """Run until the state says Leave; return the exit code."""
         # Loading Keras takes seconds: they pass while the first bytes come in.
         threading.Thread(target=_load_keras, name="load keras", daemon=True).start()
+        if limits := self._options.allowance.in_words():
+            self._screen.say(limits)
         with _signals(lambda: self._events.put(states.StopAsked())):
             self._feed(self._found())
             while self._exit_code is None:
@@ -293,6 +295,7 @@ class Volunteer:
     def _send_update(self, instruction: states.SendUpdate) -> Event:
         task = self._required_task()
         announcement = task.announcements[instruction.id]
+        self._line.expect_room("up")
         path = task.folder.update(instruction.id)
 
         def on_sent(count: int) -> None:

@@ -31,6 +31,9 @@ BURST_S = 0.25
 HALF_LIFE_S = 30.0
 HALF_LIFE_TRANSFERS = 8
 """What was measured counts half after so much sending, or so many transfers."""
+TELLING_BYTES = 64 * files.KB
+TELLING_S = 0.5
+"""From a transfer of less of both, one can't tell a line's rate from its delay."""
 MEASURED_EVERY_S = 5.0
 KEEP_EVERY_S = 5.0
 """A program that is killed forgets so much of what it used today."""
@@ -70,7 +73,9 @@ class Meter:
         self._seconds = 0.0
 
     def note(self, count: int, seconds: float) -> None:
-        """Count one transfer, or a stretch of one."""
+        """Count one transfer, or a stretch of one, that tells more of the rate than of delay."""
+        if count < TELLING_BYTES and seconds < TELLING_S:
+            return
         kept = 0.5 ** max(seconds / HALF_LIFE_S, 1 / HALF_LIFE_TRANSFERS)
         self._bytes = kept * self._bytes + count
         self._seconds = kept * self._seconds + seconds
@@ -78,7 +83,7 @@ class Meter:
     @property
     def bytes_per_s(self) -> float | None:
         """The rate; None while nothing was measured."""
-        return self._bytes / self._seconds if self._bytes and self._seconds else None
+        return self._bytes / self._seconds if self._bytes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,7 @@ class Line:
     @contextmanager
     def transfer(self, way: Way) -> Iterator[None]:
         """Measure the line during this block. Raises UsedUp when today has no room."""
-        self._expect_room(way, 1)
+        self.expect_room(way)
         direction = self._ways[way]
         with self._lock:
             direction.begin(time.monotonic())
@@ -224,7 +229,7 @@ class Line:
 
     def send(self, count: int) -> None:
         """Count `count` bytes, and wait until they may go up. Raises UsedUp, Unreachable."""
-        self._expect_room("up", count)
+        self.expect_room("up", count)
         with self._lock:
             wait_s = self._add("up", count)
         self._wait(wait_s)
@@ -234,7 +239,18 @@ class Line:
         with self._lock:
             wait_s = self._add("down", count)
         self._wait(wait_s)
-        self._expect_room("down", 1)
+        self.expect_room("down")
+
+    def expect_room(self, way: Way, count: int = 1) -> None:
+        """Raise UsedUp unless today has room for so many more bytes."""
+        a_day = self._ways[way].a_day
+        if a_day is None:
+            return
+        with self._lock:
+            today = self._ledger.today()
+            after_s = self._ledger.seconds_left()
+        if (today.up if way == "up" else today.down) + count > a_day:
+            raise UsedUp(way, a_day, after_s)
 
     def bytes_per_s(self, way: Way) -> float | None:
         """Return how fast the line is; None while it is not known."""
@@ -250,16 +266,6 @@ class Line:
         """Keep what was used today."""
         with self._lock:
             self._ledger.keep()
-
-    def _expect_room(self, way: Way, count: int) -> None:
-        a_day = self._ways[way].a_day
-        if a_day is None:
-            return
-        with self._lock:
-            today = self._ledger.today()
-            after_s = self._ledger.seconds_left()
-        if (today.up if way == "up" else today.down) + count > a_day:
-            raise UsedUp(way, a_day, after_s)
 
     def _add(self, way: Way, count: int) -> float:
         """Count bytes; return the seconds that a limit asks to wait."""

@@ -36,8 +36,8 @@ class Pacing:
         """Plan anew; return what to tell the person, if it is news."""
         self.budget = self._plan()
         known = self._known()
-        measured = known.update_bytes and known.up_bytes_per_s
-        if not measured or not budgets.is_news(self._told, self.budget):
+        told = known.update_bytes and (known.up_bytes_per_s or self.budget.min_seconds)
+        if not told or not budgets.is_news(self._told, self.budget):
             return None
         self._told = self.budget
         return budgets.describe(self.budget, self._line.allowance, known)

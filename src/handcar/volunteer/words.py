@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def duration(seconds: float) -> str:
     """Return a length of time as people say it."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
