@@ -18,12 +18,16 @@ from handcar.server.catalog.models import TrainingModel
 from handcar.server.dashboard import services
 from handcar.server.dashboard.templatetags import people
 from handcar.server.rounds.models import Participation, Version
-from server_api import Api
+from server_api import Api, newest, update_frame, work
 
 FOLDER = Path(dashboard.__file__).parent
 TESTS = Path(__file__).parent.parent
 NOW = datetime.now(UTC)
 MARKUP = '<img src=x onerror="alert(1)">'
+WIDE = [
+    {"layer": "Dense", "units": 300, "activation": "relu"},
+    {"layer": "Dense", "units": 3, "activation": "softmax"},
+]
 PART = {"HX-Request": "true"}
 
 
@@ -94,6 +98,22 @@ def test_a_model_shows_who_trains_and_who_helped(server):
     shown = text(server, "/models/digits/")
     assert "2 machines heard from" in shown
     assert "2 days ago" in shown
+
+
+def test_what_coding_saves_is_told(server):
+    model = server.model(layers=WIDE)
+    assert "Saved by coding" not in text(server, "/models/digits/")
+    frame = update_frame(model)
+    server.deliver(server.join(), frame)
+    work()
+    delta = newest(model).delta_size
+    plain = 4 * model.weights
+    saved = services.model_page(model.pk, NOW, versions_shown=15).saved
+    assert saved == services.Saved(
+        2 * plain - len(frame) - delta, plain / len(frame), plain / delta
+    )
+    shown = text(server, "/models/digits/")
+    assert f"an update is {plain / len(frame):.0f} times smaller than the weights" in shown
 
 
 def test_long_lists_are_cut_and_say_so(server, monkeypatch):
@@ -283,7 +303,9 @@ def test_a_time_is_for_people_and_for_programs():
 # -- files of others -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", [FOLDER / "static/vendor", TESTS / "browser/vendor"])
+@pytest.mark.parametrize(
+    "folder", [FOLDER / "static/vendor", TESTS / "browser/vendor", TESTS / "wire/vendor"]
+)
 def test_vendored_files_are_what_their_note_says(folder):
     entries = tomllib.loads((folder / "VENDORED.toml").read_text())["file"]
     noted = {entry["file"]: entry["sha256"] for entry in entries}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from django.db.models import Max, QuerySet, Sum
+from django.db.models import Count, Max, QuerySet, Sum
 
 from handcar.protocol.messages import ModelStatus, ModelSummary, VersionInfo, VolunteerInfo
-from handcar.server.catalog.models import Chunk, Dataset
+from handcar.server.catalog.models import Chunk, Dataset, TrainingModel
 from handcar.server.rounds import assignments
-from handcar.server.rounds.models import Participation, Version
+from handcar.server.rounds.models import Participation, Update, Version
 
 Row = TypeVar("Row")
 POINTS_MOST = 300
@@ -105,6 +105,18 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """What coding saves, against float32 weights."""
+
+    bytes: int
+    """Of all updates received and all versions published."""
+    update: float | None
+    """How many times smaller than the weights an update is, in the mean."""
+    version: float | None
+    """The same for the delta of a version."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPage:
     """One model's page. The lists are cut; `status` has the numbers."""
 
@@ -120,6 +132,7 @@ class ModelPage:
     helpers_more: int
     bytes_down: int
     """As the volunteers' machines counted."""
+    saved: Saved
 
 
 def overview(now: datetime) -> Overview:
@@ -154,6 +167,7 @@ def model_page(model_id: str, now: datetime, *, versions_shown: int | None) -> M
         helpers=_ranked(helpers[:HELPERS_SHOWN]),
         helpers_more=max(0, helpers.count() - HELPERS_SHOWN),
         bytes_down=_bytes_down(model_id),
+        saved=_saved(model_id),
     )
 
 
@@ -206,3 +220,21 @@ def _dataset(name: str) -> DatasetFacts:
 def _bytes_down(model_id: str) -> int:
     rows = Participation.objects.filter(model_id=model_id)
     return rows.aggregate(total=Sum("bytes_down"))["total"] or 0
+
+
+def _saved(model_id: str) -> Saved:
+    plain = 4 * TrainingModel.objects.values_list("weights", flat=True).get(id=model_id)
+    received = Update.objects.filter(model_id=model_id, received_at__isnull=False)
+    deltas = Version.objects.filter(model_id=model_id, delta_size__gt=0)
+    update_count, update_bytes = _count_and_bytes(received, "size")
+    delta_count, delta_bytes = _count_and_bytes(deltas, "delta_size")
+    return Saved(
+        bytes=max(0, plain * (update_count + delta_count) - update_bytes - delta_bytes),
+        update=plain * update_count / update_bytes if update_bytes else None,
+        version=plain * delta_count / delta_bytes if delta_bytes else None,
+    )
+
+
+def _count_and_bytes(rows: QuerySet[Any], field: str) -> tuple[int, int]:
+    found = rows.aggregate(count=Count("pk"), bytes=Sum(field))
+    return found["count"], found["bytes"] or 0
