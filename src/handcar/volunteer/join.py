@@ -196,7 +196,8 @@ class Volunteer:
 
     def _open(self, folder: Task, assignment: Assignment, raw: bytes) -> OpenTask:
         self._task = open_task(folder, assignment, raw)
-        self._pacing = Pacing(assignment, self._line)
+        sizes = [update.size for update in self._task.announcements.values()]
+        self._pacing = Pacing(assignment, self._line, sizes)
         return self._task
 
     # -- instructions: those that take time go to a pool, the others are done here

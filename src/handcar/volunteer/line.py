@@ -28,6 +28,7 @@ Way = Literal["up", "down"]
 
 BURST_S = 0.25
 """How much idle time a rate limit makes up for."""
+LARGEST_PIECE = 16 * files.KB
 HALF_LIFE_S = 30.0
 HALF_LIFE_TRANSFERS = 8
 """What was measured counts half after so much sending, or so many transfers."""
@@ -207,6 +208,12 @@ class Line:
     def down(self) -> int:
         """Bytes of bodies received."""
         return self._ways["down"].passed
+
+    @property
+    def piece_bytes(self) -> int:
+        """In pieces of how many bytes to send: no more than a limit's burst, if there is one."""
+        rate = self.allowance.up_bytes_per_s
+        return LARGEST_PIECE if rate is None else max(512, min(LARGEST_PIECE, int(rate * BURST_S)))
 
     @contextmanager
     def transfer(self, way: Way) -> Iterator[None]:

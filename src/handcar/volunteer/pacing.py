@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from handcar.protocol.messages import Assignment, RoundLimits
 from handcar.volunteer import budget as budgets
 from handcar.volunteer.budget import Known, RoundBudget
@@ -11,7 +13,8 @@ from handcar.volunteer.line import Line
 class Pacing:
     """How long rounds are now; used by the main thread, but for `made`."""
 
-    def __init__(self, assignment: Assignment, line: Line) -> None:
+    def __init__(self, assignment: Assignment, line: Line, sizes: Iterable[int] = ()) -> None:
+        """Begin with the sizes of the updates that an earlier run made."""
         self._asked = assignment.round
         self._update_step = assignment.update_step
         self._line = line
@@ -19,6 +22,8 @@ class Pacing:
         self._coarse_size: float | None = None
         self._told: RoundBudget | None = None
         self.budget = self._plan()
+        for size in sizes:
+            self.made(size)
 
     def ask(self, limits: RoundLimits) -> None:
         """Take what the server asks of rounds from now on."""

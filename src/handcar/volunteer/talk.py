@@ -37,7 +37,6 @@ Reply = TypeVar("Reply", bound=Body)
 
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 GOODBYE_S = 3.0
-PIECE_BYTES = 16 * 1024
 BREAKS = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
 SOCKET_OPTIONS = [
     # What waits in the system's buffer counts as sent here: with megabytes there, neither
@@ -119,7 +118,7 @@ class Server:
         def pieces() -> Iterator[bytes]:
             with path.open("rb") as file:
                 file.seek(offset)
-                while piece := file.read(PIECE_BYTES):
+                while piece := file.read(self._line.piece_bytes):
                     self._line.send(len(piece))
                     yield piece
                     on_sent(file.tell())
