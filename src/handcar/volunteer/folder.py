@@ -9,6 +9,7 @@
     token.json
     models/<id>/
       assignment.json  model.json  journal.jsonl  checkpoint
+      residual             what coding dropped of the updates so far
       weights/<version>    raw float32, with their digest in the name
       updates/<uuid>       frames that are not merged yet
 """
@@ -112,6 +113,11 @@ class Task:
     def model_file(self) -> Path:
         """The model file, as the server gave it."""
         return self.path / "model.json"
+
+    @property
+    def residual(self) -> Path:
+        """What coding dropped of the updates so far."""
+        return self.path / "residual"
 
     def update(self, id: object) -> Path:
         """Return where the frame of an update lies."""

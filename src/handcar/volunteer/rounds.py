@@ -18,6 +18,7 @@ from handcar.protocol.messages import UpdateAnnouncement
 from handcar.volunteer.checkpoint import Round
 from handcar.volunteer.folder import Task
 from handcar.volunteer.journal import Journal
+from handcar.volunteer.residual import Residual
 from handcar.wire import frames
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Flat, Layout
@@ -85,6 +86,7 @@ class Rounds:
         self._layout = layout
         self._base = base
         self._journal = journal
+        self._residual = Residual(task.residual, layout)
         self.update_step = update_step
         self.pending = list(pending)
 
@@ -109,8 +111,9 @@ class Rounds:
     def finish(self, round: Round, weights: Flat, *, chunks: int) -> UpdateAnnouncement:
         """Encode a round, keep its frame, journal it; return what to announce. Raises DiskFull."""
         change = frames.difference(weights, round.start, self._layout)
+        wanted = self._residual.added_to(change)
         facts = FrameFacts("update", self._model_id, round.base_version)
-        data = frames.encode_difference(facts, change, self._layout, k=self.update_step)
+        data = frames.encode_difference(facts, wanted, self._layout, k=self.update_step)
         announcement = UpdateAnnouncement(
             id=uuid4(),
             model_id=self._model_id,
@@ -128,6 +131,7 @@ class Rounds:
         files.write(self._task.update(announcement.id), data)
         self._journal.made(announcement, round_number=round.number)
         self.pending.append(announcement.id)
+        self._residual.keep(wanted, self._change(announcement.id))
         return announcement
 
     def _change(self, update: UUID) -> Flat:

@@ -28,7 +28,7 @@ from handcar.wire import container, frames
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Flat, Layout, weights_digest
 
-DELTA_STEP = 1.0
+DELTA_STEP = 1.4
 """k of the step codec for deltas."""
 DELTAS_MOST = 20
 """Deltas between two keyframes at most."""
