@@ -51,7 +51,7 @@ def test_volunteers_killed_at_random_go_on_and_nothing_counts_twice(published: P
         )
     for process in running.values():
         process.send_signal(signal.SIGINT)
-    assert [process.wait(60) for process in running.values()] == [130, 130], published.logs()
+    assert [process.wait(150) for process in running.values()] == [130, 130], published.logs()
     assert_every_update_counted_once(published)
 
 
