@@ -97,6 +97,7 @@ class Volunteer:
         self._pacing: Pacing | None = None
         self._sending: Sending | None = None
         self._merged_updates = 0
+        self._bytes_saved = 0
         self._exit_code: int | None = None
         self.again = False
         """Whether the server has something else to train."""
@@ -146,6 +147,7 @@ class Volunteer:
             merged_updates=self._merged_updates,
             bytes_up=self._line.up,
             bytes_down=self._line.down,
+            bytes_saved=self._bytes_saved,
             up_bytes_per_s=self._line.bytes_per_s("up"),
             down_bytes_per_s=self._line.bytes_per_s("down"),
             sending=self._sending,
@@ -377,7 +379,9 @@ class Volunteer:
             self._training.start()
 
     def _made(self, announcement: UpdateAnnouncement) -> None:
-        self._required_task().announcements[announcement.id] = announcement
+        task = self._required_task()
+        task.announcements[announcement.id] = announcement
+        self._bytes_saved += max(0, 4 * task.layout.size - announcement.size)
         self._required_pacing().made(announcement.size)
         self._events.put(states.UpdateMade(announcement.id))
 

@@ -39,6 +39,8 @@ class Snapshot:
     merged_updates: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    bytes_saved: int = 0
+    """What the updates would have taken as plain float32 weights, less what they took."""
     up_bytes_per_s: float | None = None
     down_bytes_per_s: float | None = None
     """The line as measured; none while nothing was."""
@@ -115,7 +117,8 @@ def line_of(snapshot: Snapshot) -> str:
         f"{snapshot.model_id}: {version}, step {progress.steps:,}{loss}, "
         f"{progress.steps_per_second:.0f} steps/s, chunks {snapshot.chunks}/"
         f"{snapshot.chunks_in_all}, {snapshot.merged_updates} updates merged, "
-        f"{size_text(snapshot.bytes_up)} up, {size_text(snapshot.bytes_down)} down"
+        f"{size_text(snapshot.bytes_up)} up, {size_text(snapshot.bytes_down)} down, "
+        f"{size_text(snapshot.bytes_saved)} saved"
         + (f", {sending_text(snapshot.sending)}" if snapshot.sending else "")
     )
 

@@ -70,5 +70,11 @@ def _line(snapshot: Snapshot) -> str:
     used = f"{size_text(snapshot.bytes_up)} up   {size_text(snapshot.bytes_down)} down"
     rates = line_text(snapshot)
     round = duration(snapshot.round_seconds)
-    facts = [used, rates and f"about {rates}", snapshot.round_seconds >= 1 and f"rounds of {round}"]
+    saved = snapshot.bytes_saved and f"{size_text(snapshot.bytes_saved)} saved by coding"
+    facts = [
+        used,
+        saved,
+        rates and f"about {rates}",
+        snapshot.round_seconds >= 1 and f"rounds of {round}",
+    ]
     return "   ".join(fact for fact in facts if fact)
