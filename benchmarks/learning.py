@@ -278,8 +278,9 @@ class Coding:
     """The share of what coding dropped that goes into the volunteer's next update."""
 
 
-USUAL = Coding(up=2.0, down=1.0, feedback=0.5)
-FRUGAL = Coding(up=4.0, down=1.0, feedback=1.0)
+USUAL = Coding(up=2.0, down=1.4, feedback=0.5)
+FRUGAL = Coding(up=4.0, down=1.4, feedback=0.5)
+"""What the product does: as a rule, and on a line too thin for that."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common import Bar, arguments, report
-from learning import TASKS, Coding, Learner, rounds
+from learning import FRUGAL, TASKS, USUAL, Coding, Learner, rounds
 
 EXACT = "float32"
 SETTINGS = {
@@ -36,14 +36,14 @@ SETTINGS = {
     "up 4, full": Coding(up=4.0, feedback=1.0),
 }
 BARS = {
-    "up.loss_gap": "up 2, halved",
-    "up.loss_gap_frugal": "up 4, halved",
-    "down.loss_gap": "up 2, halved, down 1",
+    "up.loss_gap": replace(USUAL, down=None),
+    "up.loss_gap_frugal": replace(FRUGAL, down=None),
+    "down.loss_gap": USUAL,
 }
 LENGTHS = {"mlp": (40, 50), "cnn": (30, 50), "transformer": (30, 30)}
 """Rounds, and steps a volunteer makes in each."""
 SEEDS = {"mlp": 3, "cnn": 3, "transformer": 2}
-QUICK_LENGTH = (12, 25)
+QUICK_LENGTH = (10, 20)
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,14 @@ def main() -> None:
         ),
         [row(table, task, setting) for task in tasks for setting in SETTINGS],
         [
-            Bar(name, max(gap(table, task, setting) for task in tasks), "of the loss")
-            for name, setting in BARS.items()
+            Bar(name, max(gap(table, task, _named(coding)) for task in tasks), "of the loss")
+            for name, coding in BARS.items()
         ],
     )
+
+
+def _named(coding: Coding) -> str:
+    return next(name for name, one in SETTINGS.items() if one == coding)
 
 
 def _sources() -> str:
