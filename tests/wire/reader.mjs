@@ -36,13 +36,23 @@ function container(bytes) {
   return { header, sections };
 }
 
-function planes(section, size, width) {
-  const bytes = unsqueeze(section, size * width);
+function planes(section, size) {
+  const bytes = unsqueeze(section, size * 4);
   const numbers = new Float32Array(size);
   const raw = new Uint8Array(numbers.buffer);
-  for (let plane = 0; plane < width; plane++)
-    for (let n = 0; n < size; n++) raw[4 * n + 4 - width + plane] = bytes[plane * size + n];
+  for (let plane = 0; plane < 4; plane++)
+    for (let n = 0; n < size; n++) raw[4 * n + plane] = bytes[plane * size + n];
   return numbers;
+}
+
+function bf16(section, size) {
+  const bytes = unsqueeze(section, size * 2);
+  const bits = new Uint32Array(size);
+  for (let n = 0; n < size; n++) {
+    const turned = bytes[n] | (bytes[size + n] << 8);
+    bits[n] = ((turned >>> 1) | ((turned & 1) << 15)) << 16;
+  }
+  return new Float32Array(bits.buffer);
 }
 
 function packed(sections, size) {
@@ -121,7 +131,7 @@ function difference({ header, sections }, tensors) {
     header.entropy === "packed"
       ? packed(sections, size(trainable))
       : context(sections, size(trainable), shapes);
-  const statistics = planes(sections.at(-1), size(statistic), 4);
+  const statistics = planes(sections.at(-1), size(statistic));
   const change = new Float32Array(size(tensors));
   let [at, number, value, scale] = [0, 0, 0, 0];
   for (const tensor of tensors) {
@@ -157,7 +167,7 @@ function decode({ frame, tensors, base }) {
   const found = container(Buffer.from(frame, "base64"));
   const { header, sections } = found;
   const size = tensors.reduce((total, { shape }) => total + product(shape), 0);
-  if (header.kind === "keyframe") return planes(sections[0], size, header.codec === "bf16" ? 2 : 4);
+  if (header.kind === "keyframe") return (header.codec === "bf16" ? bf16 : planes)(sections[0], size);
   const change = difference(found, tensors);
   if (header.kind === "update") return change;
   const bytes = Buffer.from(base, "base64");

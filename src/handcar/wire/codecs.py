@@ -43,17 +43,22 @@ def round_bf16(values: Flat) -> Flat:
 
 
 def encode_bf16(values: Flat) -> bytes:
-    """Return values that are bfloat16 already, exactly: the two bytes in planes, squeezed."""
+    """Return values that are bfloat16 already, exactly: exponents and the rest apart, squeezed.
+
+    The sign goes to the end, so that one byte of each number is its whole exponent.
+    """
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u2")[1::2]
-    planes = np.ascontiguousarray(bits).view(np.uint8).reshape(-1, 2).T
+    turned = np.ascontiguousarray(bits << np.uint16(1) | bits >> np.uint16(15), dtype="<u2")
+    planes = turned.view(np.uint8).reshape(-1, 2).T
     return squeeze(np.ascontiguousarray(planes).tobytes())
 
 
 def decode_bf16(data: bytes | memoryview, size: int) -> Flat:
     """Return the `size` float32 values that `encode_bf16` was given. Raises FrameError."""
     planes = np.frombuffer(unsqueeze(data, size * 2), dtype=np.uint8).reshape(2, size)
+    turned = np.ascontiguousarray(planes.T).view("<u2").reshape(-1)
     bits = np.zeros(2 * size, dtype="<u2")
-    bits[1::2] = np.ascontiguousarray(planes.T).view("<u2").reshape(-1)
+    bits[1::2] = turned >> np.uint16(1) | turned << np.uint16(15)
     return bits.view("<f4").astype(np.float32, copy=False)
 
 
