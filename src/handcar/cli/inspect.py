@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,9 @@ from handcar import files
 from handcar.cli import options
 from handcar.cli.tables import print_json, show_table, size_text
 from handcar.errors import BadInput, FrameError
-from handcar.wire import frames
-from handcar.wire.frames import Description
+
+if TYPE_CHECKING:
+    from handcar.wire.frames import Description
 
 HELP = """Explain a frame: an update, a delta or a keyframe, as volunteers and server keep them.
 
@@ -46,6 +47,8 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="The file.")], *, json: options.Json = False
 ) -> None:
     """Explain a frame."""
+    from handcar.wire import frames
+
     data = _read(file)
     try:
         told = frames.describe(data)

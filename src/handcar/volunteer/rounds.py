@@ -131,7 +131,7 @@ class Rounds:
         files.write(self._task.update(announcement.id), data)
         self._journal.made(announcement, round_number=round.number)
         self.pending.append(announcement.id)
-        self._residual.keep(wanted, self._change(announcement.id))
+        self._residual.keep(wanted, frames.decode_difference(data, self._layout)[1])
         return announcement
 
     def _change(self, update: UUID) -> Flat:
