@@ -26,8 +26,9 @@ from common import Bar, arguments, report
 from handcar.merging import activity
 from handcar.merging.merge import Contribution, merge
 from handcar.wire import frames
+from handcar.wire.coded import Coded
 from handcar.wire.layout import Flat, Layout
-from learning import FRUGAL, KEY, TASKS, UPDATE, USUAL, Coding, Learner, Round, key, rounds
+from learning import FRUGAL, KEY, TASKS, UPDATE, Coding, Learner, Round, key, rounds, usual
 
 LENGTHS = {"mlp": (8, 50), "cnn": (8, 40), "transformer": (6, 25)}
 """Rounds, and steps a volunteer makes in each."""
@@ -180,14 +181,15 @@ def sizes(name: str, quick: bool) -> Sizes:
     task = TASKS[name]
     length = QUICK_LENGTH if quick else LENGTHS[name]
     learner = Learner(task, width=task.small if quick else task.large, steps=length[0] * length[1])
-    usual, frugal = list(_trained(learner, USUAL, length)), _trained(learner, FRUGAL, length)
-    shown = usual[:: max(1, len(usual) // 3)]  # the weights themselves hardly change in size
+    done = list(_trained(learner, usual(task), length))
+    frugal = _trained(learner, FRUGAL, length)
+    shown = done[:: max(1, len(done) // 3)]  # the weights themselves hardly change in size
     plain = [len(_compressed(learner.layout, one.published)) for one in shown]
     keys = [len(frames.encode_keyframe(KEY, key(one.published))) for one in shown]
     found = {
-        "up": [one.update_bytes for one in usual],
+        "up": [one.update_bytes for one in done],
         "up, frugal": [one.update_bytes for one in frugal],
-        "down": [one.delta_bytes for one in usual],
+        "down": [one.delta_bytes for one in done],
         "keyframe": keys,
     }
     means = {frame: float(np.mean(each)) for frame, each in found.items()}
@@ -224,7 +226,8 @@ class Large:
         steps = 5 if quick else 10
         learner = Learner(TASKS["mlp"], width=QUICK_LARGE if quick else LARGE, steps=2 * steps)
         self.layout = learner.layout
-        self.last = list(_trained(learner, USUAL, (2, steps)))[-1]
+        self.coding = usual(learner.task)
+        self.last = list(_trained(learner, self.coding, (2, steps)))[-1]
         self.plain = len(_compressed(self.layout, self.last.published))
 
     def rows(self) -> list[Row]:
@@ -241,10 +244,11 @@ class Large:
         ]
 
     def _differences(self) -> Iterator[tuple[str, Flat, float]]:
-        assert USUAL.up and FRUGAL.up and USUAL.down
-        yield "ours, up", self.last.wanted, USUAL.up
+        coding = self.coding
+        assert coding.up and FRUGAL.up and coding.down
+        yield "ours, up", self.last.wanted, coding.up
         yield "ours, up, frugal", self.last.wanted, FRUGAL.up
-        yield "ours, down", self.last.owed, USUAL.down
+        yield "ours, down", self.last.owed, coding.down
 
     def _row(self, name: str, size: float, encode_s: float, decode_s: float) -> Row:
         bits = 8 * size / self.layout.size
@@ -297,18 +301,23 @@ class Large:
         The product's merge of five updates less its merge of one, over four: what is left is
         the inner operation.
         """
-        weights, change = self.last.published, self.last.wanted
-        place = np.empty_like(change)
+        weights, wanted = self.last.published, self.last.wanted
+        frame = frames.encode_difference(UPDATE, wanted, self.layout, k=self.coding.up or 1.0)
+        change = frames.decode_coded(frame, self.layout)[1]
+        place = np.empty_like(wanted)
         pairs = []
         for _ in range(15):
             one, five = (self._merge_s(weights, change, count) for count in (1, 5))
-            copies = [_seconds(lambda: np.copyto(place, change)) for _ in range(3)]
+            copies = [_seconds(lambda: np.copyto(place, wanted)) for _ in range(3)]
             pairs.append(((five - one) / 4, statistics.median(copies)))
         added, copied = zip(*pairs, strict=True)
         return statistics.median(added) / statistics.median(copied)
 
-    def _merge_s(self, weights: Flat, change: Flat, count: int) -> float:
-        given, at_work = [Contribution(change, 100.0)] * count, activity.measure([100] * count)
+    def _merge_s(self, weights: Flat, change: Coded, count: int) -> float:
+        given, at_work = (
+            [Contribution(lambda: change, 100.0, 100.0)] * count,
+            activity.measure([100] * count),
+        )
         return _seconds(lambda: merge(weights, self.layout, given, at_work))
 
 
@@ -344,8 +353,9 @@ def bars(found: dict[str, Sizes], large: Large, rows: list[Row]) -> list[Bar]:
         "down.ratio": "down",
         "key.ratio": "keyframe",
     }
+    others = {"up": [found["mlp"], found["cnn"]]}  # the transformer has a bar of its own
     worst = [
-        Bar(bar, min(one.ratio(frame) for one in found.values()), "x")
+        Bar(bar, min(one.ratio(frame) for one in others.get(frame, found.values())), "x")
         for bar, frame in names.items()
     ]
     return [

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handcar.errors import FrameError
+from handcar.wire.compiled import kernels
 
 SYMBOLS = 8
 BITS = 12
@@ -29,11 +30,19 @@ A_LANE = 2048
 """Symbols a lane: fewer cost more bytes for states, more cost time."""
 MOST_LANES = 16_384
 BLOCK = 1 << 17
+TURNED = 64
 SIZES = 3
 """Contexts are made finer by the size of the symbol before: zero, one, larger."""
 SIZE_OF = np.array([0, 1, 1, 2, 2, 2, 2, 2], dtype=np.uint8)
 
+ESCAPED = -128
+NUMBERS = np.array([0, 1, -1, 2, -2, 3, -3, ESCAPED], dtype=np.int8)
+"""What symbols stand for; the last for a number that travels apart."""
+TRANSLATION = NUMBERS.tobytes().ljust(256, b"\0")
+"""The same as `bytes.translate` takes it."""
+
 Symbols = NDArray[np.uint8]
+Numbers = NDArray[np.int8]
 Words = NDArray[np.uint16]
 States = NDArray[np.uint32]
 Table = NDArray[np.uint16]
@@ -47,6 +56,8 @@ def lanes_for(size: int) -> int:
 
 def encode(symbols: Symbols, contexts: Symbols, count: int) -> tuple[Table, States, Words]:
     """Return the frequencies of the `count` contexts, the lanes' states and the words."""
+    if (loops := kernels(symbols.size)) is not None:
+        return _encode_compiled(loops, symbols, contexts, count)
     lanes = lanes_for(symbols.size)
     by_step, context = _steps(symbols, lanes), _steps(contexts, lanes)
     place = np.empty(by_step.shape, dtype=np.uint16)
@@ -59,6 +70,23 @@ def encode(symbols: Symbols, contexts: Symbols, count: int) -> tuple[Table, Stat
     table = _frequencies(counts.reshape(-1, SYMBOLS))
     states, words = _encode_lanes(place, table)
     return table, states, words
+
+
+def _encode_compiled(
+    loops: Any, symbols: Symbols, contexts: Symbols, count: int
+) -> tuple[Table, States, Words]:
+    lanes = lanes_for(symbols.size)
+    counts = np.zeros(count * SIZES * SYMBOLS, dtype=np.int64)
+    loops.count(symbols, contexts, lanes, counts)
+    table = _frequencies(counts.reshape(-1, SYMBOLS))
+    flat, starts = table.reshape(-1).astype(np.uint32), _starts(table).reshape(-1)
+    bits = counts @ (BITS - np.log2(np.maximum(flat, 1)))
+    for room in (int(bits / 16 * 1.05) + 2 * lanes, symbols.size + lanes):
+        states, words = np.full(lanes, LOWEST, np.uint32), np.empty(room, np.uint16)
+        begin = loops.encode(flat, starts, symbols, contexts, states, words)
+        if begin >= 0:
+            break
+    return table, states, words[begin:]
 
 
 def _places(by_step: Symbols, context: Symbols, block: slice) -> NDArray[np.uint16]:
@@ -93,37 +121,80 @@ def _encode_lanes(place: NDArray[np.uint16], table: Table) -> tuple[States, Word
     return state, np.concatenate([np.empty(0, np.uint16), *words[::-1]])
 
 
-def decode(table: Table, contexts: Symbols, states: States, words: Words) -> Symbols:
-    """Return the symbols of these contexts. Raises FrameError when the words don't fit."""
-    context = _steps(contexts, states.size)
-    entries = _entries(table)
-    finer = SIZE_OF.astype(np.intp) << BITS
-    out = np.empty(context.shape, dtype=np.uint8)
-    state, read = states.copy(), 0
-    entry, slot = np.empty_like(state), np.empty_like(state)
-    where = np.empty(state.size, dtype=np.intp)
-    for step in range(len(context)):
-        np.multiply(context[step], SIZES << BITS, out=where, dtype=np.intp)
-        if step:
-            where += finer.take(out[step - 1])
-        where += np.bitwise_and(state, np.uint32(TOTAL - 1), out=slot)
-        entries.take(where, out=entry, mode="clip")
-        np.bitwise_and(entry, np.uint32(7), out=out[step], casting="unsafe")
-        state >>= np.uint32(BITS)
-        state *= np.right_shift(entry, np.uint32(15), out=slot)
-        entry >>= np.uint32(3)
-        entry &= np.uint32(TOTAL - 1)
-        state += entry
-        short = np.flatnonzero(state < LOWEST)
-        if short.size:
-            more = words[read : read + short.size]
-            if more.size < short.size:
-                raise FrameError("the coded symbols end too early")
-            state[short] = state[short] << np.uint32(16) | more
-            read += short.size
-    if read != words.size or (state != LOWEST).any():
+def decode(table: Table, contexts: Symbols, states: States, words: Words) -> Numbers:
+    """Return the numbers of these contexts. Raises FrameError when the words don't fit."""
+    loops = kernels(contexts.size)
+    if loops is None:
+        # Five times as fast as looking each up in an array.
+        symbols = _decode_symbols(table, contexts, states, words).tobytes()
+        return np.frombuffer(bytearray(symbols.translate(TRANSLATION)), dtype=np.int8)
+    numbers = np.zeros(contexts.size, dtype=np.int8)
+    limits = np.zeros((len(table), SYMBOLS + 1), dtype=np.uint32)
+    limits[:, 1:] = np.cumsum(table, axis=1, dtype=np.uint32)
+    used = loops.decode(table.astype(np.uint32), limits, contexts, states, words, numbers)
+    if used != words.size:
         raise FrameError("the coded symbols do not end where they should")
-    return out.T.reshape(-1)[: contexts.size]
+    return numbers
+
+
+def _decode_symbols(table: Table, contexts: Symbols, states: States, words: Words) -> Symbols:
+    lanes = states.size
+    steps = -(-contexts.size // lanes)
+    padded = np.zeros(lanes * steps, dtype=contexts.dtype)
+    padded[: contexts.size] = contexts
+    # A lane's symbols lie together in the end, a step's while they are decoded: turned over in
+    # blocks as wide as a cache line.
+    by_lane = padded.reshape(lanes, steps)
+    reader = _Reader(_entries(table), states, words)
+    for begin in range(0, steps, TURNED):
+        block = by_lane[:, begin : begin + TURNED]
+        block[:] = reader.read(np.ascontiguousarray(block.T)).T
+    reader.expect_end()
+    return padded[: contexts.size]
+
+
+class _Reader:
+    """The lanes' states and the words that are left, between two blocks of steps."""
+
+    def __init__(self, entries: NDArray[Any], states: States, words: Words) -> None:
+        self._entries = entries
+        self._finer = SIZE_OF.astype(np.intp) << BITS
+        self._state, self._words, self._used = states.copy(), words, 0
+        self._before = np.zeros(states.size, dtype=np.uint8)
+        self._entry, self._slot = np.empty_like(states), np.empty_like(states)
+        self._where = np.empty(states.size, dtype=np.intp)
+
+    def read(self, context: Symbols) -> Symbols:
+        """Return the symbols of some steps, in the place of their contexts: (steps, lanes)."""
+        state, entry, slot, where = self._state, self._entry, self._slot, self._where
+        for out in context:
+            np.multiply(out, SIZES << BITS, out=where, dtype=np.intp)
+            where += self._finer.take(self._before)
+            where += np.bitwise_and(state, np.uint32(TOTAL - 1), out=slot)
+            self._entries.take(where, out=entry, mode="clip")
+            np.bitwise_and(entry, np.uint32(7), out=out, casting="unsafe")
+            state >>= np.uint32(BITS)
+            state *= np.right_shift(entry, np.uint32(15), out=slot)
+            entry >>= np.uint32(3)
+            entry &= np.uint32(TOTAL - 1)
+            state += entry
+            self._take_up(np.flatnonzero(state < LOWEST))
+            self._before = out
+        self._before = self._before.copy()
+        return context
+
+    def _take_up(self, short: NDArray[np.intp]) -> None:
+        """Give the next words to the lanes whose states have fallen too low."""
+        more = self._words[self._used : self._used + short.size]
+        if more.size < short.size:
+            raise FrameError("the coded symbols end too early")
+        self._state[short] = self._state[short] << np.uint32(16) | more
+        self._used += short.size
+
+    def expect_end(self) -> None:
+        """Raise FrameError unless the words and the states end as they should."""
+        if self._used != self._words.size or (self._state != LOWEST).any():
+            raise FrameError("the coded symbols do not end where they should")
 
 
 def checked(table: Table) -> Table:

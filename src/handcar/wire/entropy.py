@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from handcar.errors import FrameError
 from handcar.wire import ans
+from handcar.wire.compiled import kernels
 from handcar.wire.zstd import squeeze, unsqueeze
 
 Numbers = NDArray[np.int8]
 Shape = tuple[int, int]
 Sections = Sequence[bytes | memoryview]
+Levels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Of the rows and the columns of a matrix."""
 
 PACKED_ESCAPE = 3
 CONTEXTS = 41
@@ -31,9 +34,9 @@ CONTEXT_ALONE = 1 << 18
 LEVELS_AN_OCTAVE = 2
 MIDDLE = 20
 ESCAPE = 7
+LARGEST_COUNTED = 4
 LARGEST_SYMBOL = 3
 """Larger numbers are escapes, and travel apart."""
-FROM_SYMBOL = np.array([0, 1, -1, 2, -2, 3, -3, 0], dtype=np.int8)
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,10 @@ def _decode_packed(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
 
 def _encode_context(matrices: Sequence[Numbers]) -> list[bytes]:
     levels = [_levels(matrix) for matrix in matrices]
-    contexts = _contexts(levels)
-    live = contexts > 0
-    numbers = _flat(matrices)[live]
-    size = np.abs(numbers)
-    symbols = ((size << 1) - (numbers > 0)).astype(np.uint8)
-    large = size > LARGEST_SYMBOL
-    symbols[large] = ESCAPE
-    table, states, words = ans.encode(symbols, contexts[live], CONTEXTS)
+    numbers = _flat([_lively(*both) for both in zip(matrices, levels, strict=True)])
+    symbols = _symbols(numbers)
+    large = symbols == ESCAPE
+    table, states, words = ans.encode(symbols, _contexts(levels), CONTEXTS)
     activity = np.concatenate([np.empty(0, np.uint8), *(part for pair in levels for part in pair)])
     return [
         squeeze(activity.tobytes()),
@@ -94,17 +93,56 @@ def _encode_context(matrices: Sequence[Numbers]) -> list[bytes]:
     ]
 
 
+def _symbols(numbers: Numbers) -> ans.Symbols:
+    if (loops := kernels(numbers.size)) is not None:
+        symbols = np.empty(numbers.size, np.uint8)
+        loops.symbols(numbers, symbols)
+        return symbols
+    size = np.abs(numbers)
+    symbols = ((size << 1) - (numbers > 0)).astype(np.uint8)
+    symbols[size > LARGEST_SYMBOL] = ESCAPE
+    return symbols
+
+
+def _lively(matrix: Numbers, levels: Levels) -> Numbers:
+    """Return the rows and columns that hold anything, which alone are coded."""
+    rows, columns = levels
+    if rows.all() and columns.all():
+        return matrix
+    return matrix[rows > 0].take(np.flatnonzero(columns), axis=1)
+
+
 def _decode_context(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
     activity = np.frombuffer(unsqueeze(sections[0], sum(map(sum, shapes))), dtype=np.uint8)
-    contexts = _contexts(_split(activity, shapes))
-    live = np.flatnonzero(contexts)
-    symbols = ans.decode(_table(sections[1]), contexts[live], *_lanes(sections, live.size))
-    numbers = FROM_SYMBOL[symbols]
-    large = symbols == ESCAPE
-    numbers[large] = np.frombuffer(unsqueeze(sections[4], int(large.sum())), dtype=np.int8)
-    everything = np.zeros(contexts.size, dtype=np.int8)
-    everything[live] = numbers
+    levels = _split(activity, shapes)
+    contexts = _contexts(levels)
+    numbers = ans.decode(_table(sections[1]), contexts, *_lanes(sections, contexts.size))
+    large = numbers == ans.ESCAPED
+    count = int(np.count_nonzero(large))
+    numbers[large] = np.frombuffer(unsqueeze(sections[4], count), dtype=np.int8)
+    return numbers if numbers.size == _size(shapes) else _with_zeros(numbers, levels)
+
+
+def _with_zeros(numbers: Numbers, levels: Sequence[Levels]) -> Numbers:
+    """Return the numbers of the rows and columns that hold anything among those that don't."""
+    everything = np.zeros(sum(rows.size * columns.size for rows, columns in levels), np.int8)
+    start, taken = 0, 0
+    for rows, columns in levels:
+        live_rows, live_columns = np.flatnonzero(rows), np.flatnonzero(columns)
+        matrix = everything[start : start + rows.size * columns.size]
+        some = numbers[taken : taken + live_rows.size * live_columns.size]
+        _spread(some, live_rows, live_columns, matrix.reshape(rows.size, columns.size))
+        start, taken = start + matrix.size, taken + some.size
     return everything
+
+
+def _spread(
+    numbers: Numbers, rows: NDArray[np.intp], columns: NDArray[np.intp], matrix: Numbers
+) -> None:
+    if (loops := kernels(matrix.size)) is not None:
+        loops.spread(numbers, rows, columns, matrix)
+    else:
+        matrix[np.ix_(rows, columns)] = numbers.reshape(rows.size, columns.size)
 
 
 def _table(section: bytes | memoryview) -> ans.Table:
@@ -120,7 +158,7 @@ def _lanes(sections: Sections, size: int) -> tuple[ans.States, ans.Words]:
     return states, np.frombuffer(sections[3], dtype="<u2").astype(np.uint16)
 
 
-def _levels(matrix: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _levels(matrix: Numbers) -> Levels:
     """Return how busy each row is, and each column against the whole, as levels.
 
     0 is a row or column of zeros alone. Only the encoder reckons with floats here.
@@ -130,10 +168,20 @@ def _levels(matrix: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if 1 in matrix.shape:  # a bias: its numbers would each be a row or column of their own
         level = int(_level(np.abs(matrix).mean(dtype=np.float32, keepdims=True)).max(initial=0))
         return np.full(matrix.shape[0], level, np.uint8), np.full(matrix.shape[1], MIDDLE, np.uint8)
-    size = np.minimum(np.abs(matrix), 4)
-    rows = size.mean(axis=1, dtype=np.float32)
-    columns = size.mean(axis=0, dtype=np.float32)
+    in_rows, in_columns = _activity(matrix)
+    rows = in_rows.astype(np.float32) / np.float32(matrix.shape[1])
+    columns = in_columns.astype(np.float32) / np.float32(matrix.shape[0])
     return _level(rows), _level(columns / max(float(rows.mean()), 1e-9))
+
+
+def _activity(matrix: Numbers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the sums of how large the numbers are, each at most 4, by row and by column."""
+    rows, columns = np.zeros(matrix.shape[0], np.int64), np.zeros(matrix.shape[1], np.int64)
+    if (loops := kernels(matrix.size)) is not None:
+        loops.activity(np.ascontiguousarray(matrix), LARGEST_COUNTED, rows, columns)
+        return rows, columns
+    size = np.minimum(np.abs(matrix), LARGEST_COUNTED)
+    return size.sum(axis=1, dtype=np.int64), size.sum(axis=0, dtype=np.int64)
 
 
 def _level(activity: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -142,21 +190,27 @@ def _level(activity: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.where(activity > 0, level, 0).astype(np.uint8)
 
 
-def _contexts(levels: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> ans.Symbols:
-    """Return the context of every number: a row's level and a column's, added."""
-    parts = [np.empty(0, dtype=np.uint8)]
-    for rows, columns in levels:
-        both = rows.astype(np.int16)[:, None] + (columns.astype(np.int16) - MIDDLE)
-        context = np.clip(both, 1, CONTEXTS - 1).astype(np.uint8)
-        context[rows == 0] = 0
-        context[:, columns == 0] = 0
-        parts.append(context.reshape(-1))
-    return np.concatenate(parts)
+def _contexts(levels: Sequence[Levels]) -> ans.Symbols:
+    """Return the context of every number that is coded: a row's level and a column's, added."""
+    live = [(rows[rows > 0], columns[columns > 0]) for rows, columns in levels]
+    contexts = np.empty(sum(rows.size * columns.size for rows, columns in live), dtype=np.uint8)
+    start = 0
+    for rows, columns in live:
+        place = contexts[start : start + rows.size * columns.size]
+        _add_levels(rows, columns, place)
+        start += place.size
+    return contexts
 
 
-def _split(
-    activity: NDArray[np.uint8], shapes: Sequence[Shape]
-) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def _add_levels(rows: NDArray[np.uint8], columns: NDArray[np.uint8], out: ans.Symbols) -> None:
+    if (loops := kernels(out.size)) is not None:
+        loops.contexts(rows, columns, MIDDLE, CONTEXTS - 1, out)
+        return
+    both = rows.astype(np.int16)[:, None] + (columns.astype(np.int16) - MIDDLE)
+    out[:] = np.clip(both, 1, CONTEXTS - 1).astype(np.uint8).reshape(-1)
+
+
+def _split(activity: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[Levels]:
     levels, start = [], 0
     for rows, columns in shapes:
         middle, end = start + rows, start + rows + columns

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from handcar.errors import FrameError
 from handcar.wire import codecs, container, entropy
+from handcar.wire.coded import Coded, inputs_and_units, part_of
 from handcar.wire.layout import Flat, Layout, TensorSpec
 
 KEYFRAME_CODECS = {"planes": codecs.decode_planes, "bf16": codecs.decode_bf16}
@@ -137,8 +139,8 @@ def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: flo
         if tensor.kind == "trainable":
             scale = codecs.step_scale(change[place], k)
             scales.append(scale)
-            numbers = codecs.to_symbols(change[place], scale)
-            matrices.append(numbers.reshape(_inputs_and_units(tensor)).T)
+            values = change[place].reshape(inputs_and_units(tensor))
+            matrices.append(codecs.to_matrix(values, scale))
     stage, sections = entropy.encode(matrices)
     statistics = [change[place] for place in layout.statistic_slices]
     sections.append(codecs.encode_planes(np.concatenate([np.empty(0, np.float32), *statistics])))
@@ -148,37 +150,50 @@ def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: flo
 
 def decode_difference(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
     """Return what a delta or an update says and its difference, float32. Raises FrameError."""
+    facts, scales, numbers, statistics = _decode_numbers(data, layout)
+    return facts, _assemble(layout, scales, numbers, statistics)
+
+
+def decode_coded(data: bytes, layout: Layout) -> tuple[FrameFacts, Coded]:
+    """Return the same, in the memory that what is not 0 in it takes. Raises FrameError."""
+    facts, scales, numbers, statistics = _decode_numbers(data, layout)
+    parts, start = [], 0
+    for tensor, scale in zip(_trainable(layout), scales, strict=True):
+        parts.append(part_of(tensor, scale, numbers[start : start + tensor.size]))
+        start += tensor.size
+    return facts, Coded(tuple(parts), statistics)
+
+
+def _decode_numbers(
+    data: bytes, layout: Layout
+) -> tuple[FrameFacts, list[float], NDArray[np.int8], Flat]:
     header, sections = container.unpack(data)
     facts = _facts(header, ("delta", "update"))
     if header.get("codec") != "step" or not sections:
         raise FrameError(f"a difference of an unknown codec: {header.get('codec')!r}")
-    trainable = [tensor for tensor in layout.tensors if tensor.kind == "trainable"]
+    trainable = _trainable(layout)
     scales = _scales(header, len(trainable))
-    shapes = [_inputs_and_units(tensor)[::-1] for tensor in trainable]
+    shapes = [inputs_and_units(tensor)[::-1] for tensor in trainable]
     numbers = entropy.decode(header.get("entropy"), sections[:-1], shapes)
     statistic_size = sum(place.stop - place.start for place in layout.statistic_slices)
-    statistics = codecs.decode_planes(sections[-1], statistic_size)
-    return facts, _assemble(layout, scales, numbers, statistics)
+    return facts, scales, numbers, codecs.decode_planes(sections[-1], statistic_size)
 
 
-def _inputs_and_units(tensor: TensorSpec) -> tuple[int, int]:
-    """Return a tensor's shape as a matrix: the last axis, and all the others."""
-    if len(tensor.shape) < 2 or tensor.size == 0:
-        return tensor.size, 1
-    return tensor.size // tensor.shape[-1], tensor.shape[-1]
+def _trainable(layout: Layout) -> list[TensorSpec]:
+    return [tensor for tensor in layout.tensors if tensor.kind == "trainable"]
 
 
-def _assemble(layout: Layout, scales: list[float], numbers: Any, statistics: Flat) -> Flat:
+def _assemble(
+    layout: Layout, scales: list[float], numbers: NDArray[np.int8], statistics: Flat
+) -> Flat:
     change = np.empty(layout.size, dtype=np.float32)
     next_scale = iter(scales)
     number, statistic = 0, 0
     for tensor, place in zip(layout.tensors, layout.slices, strict=True):
         if tensor.kind == "trainable":
-            inputs, units = _inputs_and_units(tensor)
+            inputs, units = inputs_and_units(tensor)
             matrix = numbers[number : number + tensor.size].reshape(units, inputs)
-            change[place].reshape(inputs, units)[:] = codecs.from_symbols(
-                matrix, next(next_scale)
-            ).T
+            codecs.from_matrix(matrix, next(next_scale), change[place].reshape(inputs, units))
             number += tensor.size
         else:
             change[place] = statistics[statistic : statistic + tensor.size]

@@ -1,0 +1,196 @@
+"""A decoded difference in little memory: which numbers of steps are not 0, and what they are.
+
+Most are 0, so looking at a difference and adding it to others need not touch every weight.
+Trainable tensors lie one after the other in the order in which they are coded: as matrices of
+(units, inputs), cut into blocks of 65,536 so that a place in a block takes two bytes.
+Sums over the whole numbers are exact, so their order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handcar.wire.compiled import kernels
+from handcar.wire.layout import Flat, Layout, TensorSpec
+
+BLOCK = 1 << 16
+BLOCKS_AT_ONCE = 16
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is not 0 in one trainable tensor."""
+
+    tensor: TensorSpec
+    scale: float
+    counts: NDArray[np.int64]
+    """In each block."""
+    places: NDArray[np.uint16]
+    numbers: NDArray[np.int8]
+
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Return where each block begins in the tensor, and which of the numbers are in it."""
+        ends = np.cumsum(self.counts).tolist()
+        for block, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            yield block * BLOCK, slice(begin, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """The difference that a frame holds."""
+
+    parts: tuple[Part, ...]
+    statistics: Flat
+    """Their new values, one tensor after the other."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return self.statistics.nbytes + sum(
+            part.places.nbytes + part.numbers.nbytes + part.counts.nbytes for part in self.parts
+        )
+
+
+def part_of(tensor: TensorSpec, scale: float, numbers: NDArray[np.int8]) -> Part:
+    """Return what is not 0 in a tensor's numbers, which are in the coded order."""
+    if (loops := kernels(numbers.size)) is not None:
+        room = int(np.count_nonzero(numbers != 0)) + 1
+        places, values = np.empty(room, np.uint16), np.empty(room, np.int8)
+        counts = np.empty(-(-numbers.size // BLOCK), np.int64)
+        loops.gather(numbers, counts, places, values)
+        return Part(tensor, scale, counts, places[:-1], values[:-1])
+    return _part_of(tensor, scale, numbers)
+
+
+def _part_of(tensor: TensorSpec, scale: float, numbers: NDArray[np.int8]) -> Part:
+    counts, places, values = [], [np.empty(0, np.uint16)], [np.empty(0, np.int8)]
+    for begin in range(0, numbers.size, BLOCK * BLOCKS_AT_ONCE):
+        some = numbers[begin : begin + BLOCK * BLOCKS_AT_ONCE]
+        at = np.flatnonzero(some)
+        counts.append(np.bincount(at // BLOCK, minlength=-(-some.size // BLOCK)))
+        places.append((at & (BLOCK - 1)).astype(np.uint16))
+        values.append(some[at])
+    return Part(
+        tensor,
+        scale,
+        np.concatenate([np.empty(0, np.int64), *counts]),
+        np.concatenate(places),
+        np.concatenate(values),
+    )
+
+
+def arrays(coded: Coded) -> dict[str, NDArray[Any]]:
+    """Return it as arrays by name, to be kept."""
+    parts = coded.parts
+    return {
+        "scales": np.array([part.scale for part in parts], np.float64),
+        "counts": np.concatenate([np.empty(0, np.int64), *(part.counts for part in parts)]),
+        "places": np.concatenate([np.empty(0, np.uint16), *(part.places for part in parts)]),
+        "numbers": np.concatenate([np.empty(0, np.int8), *(part.numbers for part in parts)]),
+        "statistics": coded.statistics,
+    }
+
+
+def of_arrays(given: Mapping[str, NDArray[Any]], layout: Layout) -> Coded:
+    """Return what was kept as arrays. Raises ValueError or KeyError where it is not that."""
+    tensors = [tensor for tensor in layout.tensors if tensor.kind == "trainable"]
+    blocks = np.cumsum([0] + [-(-tensor.size // BLOCK) for tensor in tensors])
+    counts, places, numbers = given["counts"], given["places"], given["numbers"]
+    ends = np.cumsum(np.concatenate([[0], counts]))
+    if counts.size != blocks[-1] or not places.size == numbers.size == ends[-1]:
+        raise ValueError("the arrays do not fit")
+    parts = []
+    for tensor, scale, first, last in zip(
+        tensors, given["scales"].tolist(), blocks, blocks[1:], strict=False
+    ):
+        which = slice(ends[first], ends[last])
+        parts.append(Part(tensor, scale, counts[first:last], places[which], numbers[which]))
+    return Coded(tuple(parts), given["statistics"])
+
+
+def inputs_and_units(tensor: TensorSpec) -> tuple[int, int]:
+    """Return a tensor's shape as a matrix: all axes but the last, and that one."""
+    if len(tensor.shape) < 2 or tensor.size == 0:
+        return tensor.size, 1
+    return tensor.size // tensor.shape[-1], tensor.shape[-1]
+
+
+def trainable_size(layout: Layout) -> int:
+    """Return how many trainable numbers there are."""
+    return sum(tensor.size for tensor in layout.tensors if tensor.kind == "trainable")
+
+
+def squares(coded: Coded) -> float:
+    """Return the sum of the squares of the trainable numbers."""
+    total = 0.0
+    for part in coded.parts:
+        numbers = part.numbers.astype(np.float32)  # in blocks of which sums of squares are exact
+        whole = sum(
+            int(np.dot(some, some)) for some in np.array_split(numbers, 1 + numbers.size // 1024)
+        )
+        total += whole * part.scale * part.scale
+    return total
+
+
+def add(total: Flat, coded: Coded, times: np.float32) -> None:
+    """Add `times` the trainable numbers to sums in the coded order: the bits of the dense sum.
+
+    Each is (number x scale) x times in float32, added once.
+    """
+    start = 0
+    for part in coded.parts:
+        values = np.arange(-128, 128).astype(np.float32) * np.float32(part.scale) * times
+        _add(total[start : start + part.tensor.size], part, values)
+        start += part.tensor.size
+
+
+def _add(total: Flat, part: Part, values: Flat) -> None:
+    if (loops := kernels(total.size)) is not None:
+        loops.add(total, part.counts, part.places, part.numbers, values)
+        return
+    for begin, which in part.blocks():
+        block = total[begin : begin + BLOCK]
+        block[part.places[which]] += values[part.numbers[which].astype(np.int16) + 128]
+
+
+def in_layout(total: Flat, statistics: Sequence[Flat], layout: Layout) -> Flat:
+    """Return sums in the coded order as a flat vector, with these in the statistics' places."""
+    flat = np.empty(layout.size, np.float32)
+    start, given = 0, iter(statistics)
+    for tensor, place in zip(layout.tensors, layout.slices, strict=True):
+        if tensor.kind == "statistic":
+            flat[place] = next(given)
+            continue
+        inputs, units = inputs_and_units(tensor)
+        matrix = total[start : start + tensor.size].reshape(units, inputs)
+        _turn_over(matrix, flat[place].reshape(inputs, units))
+        start += tensor.size
+    return flat
+
+
+def _turn_over(matrix: Flat, out: Flat) -> None:
+    if (loops := kernels(matrix.size)) is not None:
+        loops.turn_over(matrix, out)
+        return
+    # A cache line of each row at a time: as a whole it takes much longer.
+    for begin in range(0, len(out), CACHE_LINE):
+        out[begin : begin + CACHE_LINE] = matrix[:, begin : begin + CACHE_LINE].T
+
+
+def statistics_of(coded: Coded, layout: Layout) -> list[Flat]:
+    """Return the statistics, a tensor each."""
+    sizes = [place.stop - place.start for place in layout.statistic_slices]
+    return np.split(coded.statistics, np.cumsum(sizes)[:-1]) if sizes else []
+
+
+def dense(coded: Coded, layout: Layout) -> Flat:
+    """Return the difference as a flat vector."""
+    total = np.zeros(trainable_size(layout), np.float32)
+    add(total, coded, np.float32(1.0))
+    return in_layout(total, statistics_of(coded, layout), layout)
