@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from handcar import files
-from handcar.data import blocks, chunks
+from handcar.data import blocks, chunks, eviction
 from handcar.errors import ChunkError, DiskFull
 
 COLUMNS = {
     "x": np.arange(40, dtype=np.uint8).reshape(10, 2, 2),
     "y": np.arange(10, dtype=np.uint8),
 }
-CHUNK = chunks.encode(COLUMNS)
+CHUNK = chunks.encode(COLUMNS, dict.fromkeys(COLUMNS, chunks.Choice("plain", "zstd")))
 DIGEST = files.digest(CHUNK)
 
 
@@ -31,10 +31,10 @@ def test_a_block_holds_what_the_chunk_held(tmp_path):
     np.testing.assert_array_equal(block.columns["y"], COLUMNS["y"])
 
 
-def test_a_chunk_may_be_given_as_a_file_and_is_found_again_later(tmp_path):
+def test_a_chunk_given_as_a_file_is_moved_and_found_again_later(tmp_path):
     (tmp_path / "chunk").write_bytes(CHUNK)
     blocks.BlockStore(tmp_path / "blocks").add(DIGEST, tmp_path / "chunk")
-    (tmp_path / "chunk").unlink()
+    assert not (tmp_path / "chunk").exists()
     store = blocks.BlockStore(tmp_path / "blocks")
     assert store.digests() == [DIGEST]
     assert store.open(DIGEST).records == 10
@@ -115,6 +115,8 @@ def test_what_a_kill_left_is_swept_away_when_it_is_old(tmp_path):
     part.mkdir()
     os.utime(part, (0, 0))
     (tmp_path / ".new.part").mkdir()
+    (tmp_path / ".abc.chunk.12.part").write_bytes(b"half")
+    os.utime(tmp_path / ".abc.chunk.12.part", (0, 0))
     blocks.BlockStore(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".new.part"]
 
@@ -145,4 +147,126 @@ def test_many_threads_may_add_the_same_block(tmp_path):
     for thread in threads:
         thread.join()
     assert found == [10] * 8
-    assert [path.name for path in tmp_path.iterdir()] == [DIGEST.removeprefix("sha256:")]
+    name = DIGEST.removeprefix("sha256:")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.chunk"]
+
+
+# -- the disk's share ------------------------------------------------------------------------
+
+
+def chunk_of(number: int) -> tuple[str, bytes]:
+    """A chunk that decodes to 40 kB and hardly takes any bytes itself."""
+    data = chunks.encode({"x": np.full((10, 4000), number, np.uint8)})
+    return files.digest(data), data
+
+
+def noise_chunk(seed: int) -> tuple[str, bytes]:
+    """A chunk that takes 40 kB, decoded or not."""
+    noise = np.random.default_rng(seed).integers(0, 256, (10, 4000), dtype=np.uint8)
+    data = chunks.encode({"x": noise}, {"x": chunks.Choice("plain", "zstd")})
+    return files.digest(data), data
+
+
+def told(store: blocks.BlockStore) -> list[str]:
+    """Return a list that will name the chunks of which nothing is left."""
+    gone: list[str] = []
+    store.on_gone = gone.extend
+    return gone
+
+
+def taken(folder) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_store_never_takes_more_than_its_budget_and_still_has_every_block(tmp_path):
+    store = blocks.BlockStore(tmp_path, budget_bytes=250_000)
+    made = [chunk_of(number) for number in range(12)]
+    for digest, data in made:
+        store.add(digest, data)
+        assert taken(tmp_path) <= 250_000
+    assert store.digests() == sorted(digest for digest, _ in made)
+    for number, (digest, _) in enumerate(made):
+        assert (store.open(digest).columns["x"] == number).all()
+        assert taken(tmp_path) <= 250_000
+
+
+@pytest.mark.parametrize("budget", [45_000, 100_000, 130_000, 210_000, 400_000])
+@pytest.mark.parametrize("noise", [False, True])
+def test_whatever_was_let_in_can_be_opened_as_many_at_a_time_as_there_may_be(
+    tmp_path, budget, noise
+):
+    rng = np.random.default_rng(0)
+    store, here = blocks.BlockStore(tmp_path, budget_bytes=budget), []
+    for number in range(20):
+        digest, data = noise_chunk(number) if noise else chunk_of(number)
+        try:
+            store.add(digest, data)
+        except DiskFull:
+            continue
+        here.append(digest)
+    assert here
+    for digests in [rng.permutation(here)[: eviction.OPEN_BLOCKS] for _ in range(20)]:
+        held = [store.open(str(digest)) for digest in digests]
+        assert taken(tmp_path) <= budget
+        assert len(held) == len(digests)
+        del held
+
+
+def test_blocks_in_use_stay_where_they_are(tmp_path):
+    store = blocks.BlockStore(tmp_path, budget_bytes=100_000)
+    held = [store.add(*chunk_of(number)) for number in range(2)]
+    with pytest.raises(DiskFull, match="no room left"):
+        store.add(*chunk_of(2))
+    assert all(block.columns["x"].shape == (10, 4000) for block in held)
+    assert [store.open(block.digest) for block in held] == held
+
+
+def test_without_room_for_it_a_chunk_file_is_not_kept(tmp_path):
+    store = blocks.BlockStore(tmp_path, budget_bytes=60_000)
+    store.add(*noise_chunk(0))
+    assert list(tmp_path.glob("*.chunk")) == []
+
+
+def test_chunks_of_other_data_sets_go_first(tmp_path):
+    store = blocks.BlockStore(tmp_path, budget_bytes=100_000)
+    (old, data), (new, other) = chunk_of(0), chunk_of(1)
+    store.add(old, data)
+    store.add(new, other)
+    store.wanted = lambda _: {new: blocks.Wanted()}
+    gone = told(store)
+    store.make_room_for(100)
+    assert gone == [old]
+    assert store.digests() == [new]
+
+
+def test_a_chunk_that_can_be_fetched_again_goes_when_nothing_else_can(tmp_path):
+    store = blocks.BlockStore(tmp_path, budget_bytes=130_000)
+    made = [noise_chunk(seed) for seed in range(2)]
+    for digest, data in made:
+        store.add(digest, data)
+    with pytest.raises(DiskFull):
+        store.make_room_for(40_000)
+    worth = {made[0][0]: blocks.Wanted(5.0), made[1][0]: blocks.Wanted(1.0)}
+    store.wanted = lambda _: worth
+    with pytest.raises(DiskFull):
+        store.make_room_for(40_000)  # they were not gone through yet
+    worth |= {made[0][0]: blocks.Wanted(5.0, passes=1), made[1][0]: blocks.Wanted(1.0, passes=1)}
+    gone = told(store)
+    store.make_room_for(40_000)
+    assert gone == [made[1][0]]
+
+
+def test_a_dropped_chunk_leaves_nothing_and_can_come_again(tmp_path):
+    store = blocks.BlockStore(tmp_path)
+    digest, data = chunk_of(0)
+    store.add(digest, data)
+    gone = told(store)
+    store.drop(digest)
+    assert (gone, list(tmp_path.iterdir())) == ([digest], [])
+    assert store.add(digest, data).records == 10
+
+
+def test_room_is_left_on_the_disk_for_others(tmp_path):
+    store = blocks.BlockStore(tmp_path, keep_free_bytes=2**60)
+    with pytest.raises(DiskFull, match=r"0\.0 MB may be taken"):
+        store.add(DIGEST, CHUNK)

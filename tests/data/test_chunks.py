@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from handcar.data import chunks
+from handcar.data.numbers import FORMS
+from handcar.data.spec import DTYPES as SHORT
+from handcar.data.squeeze import CODERS
 from handcar.errors import ChunkError
 from handcar.wire import container
 
-DTYPES = st.sampled_from(chunks.DTYPES).map(lambda short: np.dtype(short).newbyteorder("<"))
+DTYPES = st.sampled_from(SHORT).map(lambda short: np.dtype(short).newbyteorder("<"))
 
 
 @st.composite
@@ -66,14 +69,18 @@ def test_a_chunk_with_bytes_behind_it_is_refused():
         chunks.decode(whole + b"more")
 
 
-SOUND = {"kind": "chunk", "records": 4, "columns": [{"name": "x", "dtype": "u1", "shape": [2]}]}
+SOUND = {
+    "kind": "chunk",
+    "records": 4,
+    "columns": [{"name": "x", "dtype": "u1", "shape": [2], "form": "plain", "coder": "zstd"}],
+}
+OF_CHUNK = ("kind", "records", "columns")
 
 
 def hostile(**changes):
     column = SOUND["columns"][0]
-    of_column = {key: changes.pop(key) for key in ("name", "dtype", "shape") if key in changes}
-    of_column |= {"differences": changes.pop("differences")} if "differences" in changes else {}
-    return {**SOUND, "columns": [{**column, **of_column}], **changes}
+    of_chunk = {key: changes.pop(key) for key in OF_CHUNK if key in changes}
+    return {**SOUND, "columns": [{**column, **changes}], **of_chunk}
 
 
 HOSTILE = [
@@ -114,8 +121,34 @@ HOSTILE = [
     hostile(shape=2),
     hostile(shape=None),
     hostile(shape=[3]),
-    hostile(dtype="f4", shape=[1], differences=True),
-    hostile(differences="yes"),
+    hostile(dtype="f4", shape=[1], form="differences"),
+    hostile(dtype="f2", shape=[1], form="differences"),
+    hostile(form="pickle"),
+    hostile(form=None),
+    hostile(form=["plain"]),
+    hostile(coder="lzw"),
+    hostile(coder=None),
+    hostile(coder={}),
+    hostile(form="dictionary"),
+    hostile(form="dictionary", values=0, width=1),
+    hostile(form="dictionary", values=2**39, width=1),
+    hostile(form="dictionary", values=1, width=2),
+    hostile(form="dictionary", values=True, width=True),
+    hostile(form="dictionary", values=2, width=1, shape=[8192]),
+    hostile(form="shifted"),
+    hostile(form="shifted", of="x", by=0),
+    hostile(form="shifted", of="x", by=1),
+    hostile(form="shifted", of="y", by=-1),
+    hostile(form="shifted", of=["x"], by=10**9),
+    hostile(form="jxl"),
+    hostile(form="jxl", shape=[2, 1], strip=0),
+    hostile(form="jxl", shape=[2, 1], strip=True),
+    hostile(form="jxl", shape=[2, 1], strip="1"),
+    hostile(form="jxl", shape=[2, 1], strip=4),
+    hostile(form="jxl", shape=[2, 1, 4], strip=4),
+    hostile(form="jxl", shape=[2, 1], dtype="u2", strip=4),
+    hostile(form="jpeg", heads=1),
+    hostile(form="jpeg", shape=[2, 1], heads=1),
 ]
 
 
@@ -177,13 +210,130 @@ def test_a_type_that_is_not_allowed_is_not_encoded():
         chunks.encode({"x": np.zeros(3, np.complex128)})
 
 
-def test_smooth_pictures_travel_as_differences():
-    # Slopes with a little noise: neighbours are alike, values are spread.
+# -- every form and coder --------------------------------------------------------------------
+
+CHOICES = [chunks.Choice(form, coder) for form in FORMS for coder in CODERS]
+
+
+@settings(max_examples=200, deadline=None)
+@given(columns(), st.sampled_from(CHOICES))
+def test_every_form_and_coder_gives_back_the_same_bits(given_columns, choice):
+    got = chunks.decode(chunks.encode(given_columns, dict.fromkeys(given_columns, choice)))
+    for name, column in given_columns.items():
+        assert got[name].dtype == column.dtype
+        assert got[name].shape == column.shape
+        assert got[name].tobytes() == column.tobytes()
+
+
+def told_and_sections(given_columns, choice):
+    data = chunks.encode(given_columns, dict.fromkeys(given_columns, choice))
+    return container.unpack(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(columns(), st.sampled_from(CHOICES), st.data())
+def test_what_a_stranger_changes_and_signs_anew_decodes_to_the_right_shape_or_is_refused(
+    given_columns, choice, data
+):
+    header, sections = told_and_sections(given_columns, choice)
+    mutated = [bytearray(section) for section in sections]
+    victim = data.draw(st.sampled_from(mutated))
+    if victim:
+        place = data.draw(st.integers(0, len(victim) - 1))
+        if data.draw(st.booleans()):
+            del victim[place:]
+        else:
+            victim[place] ^= data.draw(st.integers(1, 255))
+    try:
+        got = chunks.decode(container.pack(header, [bytes(one) for one in mutated]))
+    except ChunkError:
+        return
+    for name, column in given_columns.items():
+        assert (got[name].shape, got[name].dtype) == (column.shape, column.dtype)
+
+
+HEADER_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2**41),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.integers(-1, 2**40), max_size=9),
+    st.sampled_from([*FORMS, *CODERS, "jxl", "jpeg"]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(columns(), st.sampled_from(CHOICES), st.data(), HEADER_VALUES)
+def test_any_change_of_the_header_is_refused_or_harmless(given_columns, choice, data, value):
+    header, sections = told_and_sections(given_columns, choice)
+    victim = data.draw(st.sampled_from([header, *header["columns"]]))
+    victim[data.draw(st.sampled_from(sorted({*victim, "of", "by", "strip", "heads"})))] = value
+    try:
+        got = chunks.decode(container.pack(header, [bytes(one) for one in sections]))
+    except ChunkError:
+        return
+    assert sum(column.nbytes for column in got.values()) <= chunks.DECODED_BYTES
+
+
+# -- what is chosen --------------------------------------------------------------------------
+
+
+def forms(given_columns):
+    return {name: choice.form for name, choice in chunks.choose(given_columns).items()}
+
+
+def test_smooth_waves_travel_as_differences_and_noise_does_not():
     rng = np.random.default_rng(0)
-    slopes = np.add.outer(np.arange(16) * 6, np.arange(16) * 5)
-    pictures = slopes + rng.integers(0, 80, (200, 1, 1)) + rng.integers(0, 3, (200, 16, 16))
-    pictures = pictures.astype(np.uint8)
-    noise = rng.integers(0, 256, (200, 16, 16), dtype=np.uint8)
-    header, _ = container.unpack(chunks.encode({"x": pictures, "noise": noise}))
-    assert [column["differences"] for column in header["columns"]] == [True, False]
-    assert len(chunks.encode({"x": pictures})) < 0.5 * pictures.nbytes
+    waves = (8000 * np.sin(np.arange(400) / 9 + rng.uniform(0, 6, (100, 1)))).astype(np.int16)
+    noise = rng.integers(-(2**15), 2**15, (100, 400)).astype(np.int16)
+    assert forms({"x": waves, "noise": noise}) == {"x": "differences", "noise": "plain"}
+
+
+def test_a_table_travels_as_places_in_each_features_dictionary():
+    rng = np.random.default_rng(0)
+    ages, years = rng.normal(size=70).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    table = np.stack([rng.choice(ages, 4000), rng.choice(years, 4000)], axis=1)
+    assert forms({"x": table}) == {"x": "dictionary"}
+    size = len(chunks.encode({"x": table}))
+    assert size < 0.25 * table.nbytes
+
+
+def test_the_next_token_costs_next_to_nothing():
+    rng = np.random.default_rng(0)
+    text = rng.integers(0, 60, 64 * 500 + 1).astype(np.uint8)
+    x, y = text[:-1].reshape(-1, 64), text[1:].reshape(-1, 64)
+    assert forms({"x": x, "y": y})["y"] == "shifted"
+    alone, both = len(chunks.encode({"x": x})), len(chunks.encode({"x": x, "y": y}))
+    assert both < 1.04 * alone
+    np.testing.assert_array_equal(chunks.decode(chunks.encode({"x": x, "y": y}))["y"], y)
+
+
+def test_a_column_like_another_one_costs_nothing_and_is_an_array_of_its_own():
+    x = np.arange(600, dtype=np.int16).reshape(20, 30)
+    got = chunks.decode(chunks.encode({"x": x, "y": x}))
+    got["x"][:] = 0
+    np.testing.assert_array_equal(got["y"], x)
+
+
+def test_a_choice_that_held_for_the_sample_only_is_given_up():
+    x = np.arange(600, dtype=np.int16).reshape(20, 30)
+    choices = chunks.choose({"x": x, "y": x})
+    assert choices["y"].form == "shifted"
+    other = {"x": x, "y": x + 1}
+    np.testing.assert_array_equal(chunks.decode(chunks.encode(other, choices))["y"], x + 1)
+
+
+def test_padding_at_the_end_of_clips_costs_next_to_nothing():
+    rng = np.random.default_rng(0)
+    clips = rng.integers(-500, 500, (100, 500)).astype(np.int16)
+    padded = np.zeros((100, 5000), np.int16)
+    padded[:, :500] = clips
+    assert len(chunks.encode({"x": padded})) < 1.05 * len(chunks.encode({"x": clips}))
+
+
+def test_the_codecs_name_says_what_is_needed_and_what_was_lost():
+    lossy = {"x": chunks.Choice("jpeg", quality=80), "y": chunks.Choice("plain", "zstd")}
+    assert chunks.codec_name(lossy) == "columns+jpeg+lossy80"
+    assert chunks.codec_name({"x": chunks.Choice("jxl")}) == "columns+jxl"
+    assert chunks.codec_name({"x": chunks.Choice("plain", "lzma")}) == "columns"

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import imagecodecs
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handcar import files
 from handcar.data import chunks
-from handcar.data.importers import CutChunk, Source, cut, read_npz
+from handcar.data import cut as cut_module
+from handcar.data.cut import CutChunk, cut
+from handcar.data.importers import Column, Source, read_npz
+from handcar.data.pictures import JpegColumn
+from handcar.data.survey import survey
 from handcar.errors import DataError
 from handcar.protocol import limits
 from handcar.protocol.messages import ChunkEntry
@@ -25,6 +33,15 @@ def source_of(folder: Path, records: int, *, tested: int = 0, width: int = 2) ->
         arrays |= {"x_test": x[records:], "y_test": number[:tested] % 10}
     np.savez(folder / "data.npz", **arrays)
     return read_npz(folder / "data.npz")
+
+
+def jpegs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some files of 16 x 24 pixels end to end, and where each begins."""
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 200, (count, 1, 1, 3), dtype=np.uint8)
+    pixels = shades + rng.integers(0, 40, (count, 16, 24, 3), dtype=np.uint8)
+    files = [imagecodecs.jpeg8_encode(one) for one in pixels]
+    return np.frombuffer(b"".join(files), np.uint8), np.cumsum([0, *map(len, files)])
 
 
 def numbers(cut_chunks: list[CutChunk]) -> list[int]:
@@ -79,11 +96,77 @@ def test_there_are_eight_chunks_as_soon_as_that_leaves_sixteen_records_each(
     assert len(cut(source_of(tmp_path, records), tmp_path, validation=0)) == expected
 
 
-def test_chunks_hold_about_the_bytes_asked_for(tmp_path):
-    made = cut(source_of(tmp_path, 4000, width=50), tmp_path, chunk_bytes=20_000, validation=0)
-    # 4000 records of 50 two-byte numbers and a label: 101 bytes.
-    assert len(made) == 21
-    assert max(chunk.records for chunk in made) - min(chunk.records for chunk in made) <= 1
+@pytest.fixture
+def noise(tmp_path):
+    """Return a source whose records take just 100 bytes, coded or not, and a label."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (4000, 100), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", x=x, y=np.zeros(4000, np.uint8))
+    with read_npz(tmp_path / "noise.npz") as source:
+        yield source
+
+
+def test_chunks_take_the_bytes_asked_for_once_coded(noise, tmp_path):
+    made = cut(noise, tmp_path, chunk_bytes=20_000, validation=0)
+    assert 19 <= len(made) <= 21
+    assert all(19_000 < chunk.size <= 20_400 for chunk in made[:-1])
+    assert made[-1].size < 30_500
+
+
+def test_the_first_chunks_are_small_and_the_later_ones_large(noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(cut_module, "FIRST_BYTES", 5_000)
+    sizes = [chunk.size for chunk in cut(noise, tmp_path, chunk_bytes=40_000, validation=0)]
+    assert all(4_000 < size < 6_000 for size in sizes[:4])
+    assert all(8_000 < size < 12_000 for size in sizes[4:8])
+    assert all(35_000 < size <= 40_400 for size in sizes[12:-1])
+
+
+def test_chunks_of_what_codes_well_are_bounded_by_what_they_decode_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(cut_module, "CHUNK_DECODED_BYTES", 10_000)
+    np.savez(tmp_path / "z.npz", x=np.zeros((1000, 99), np.uint8), y=np.zeros(1000, np.uint8))
+    with read_npz(tmp_path / "z.npz") as source:
+        made = cut(source, tmp_path, validation=0)
+    assert [chunk.decoded for chunk in made] == [10_000] * 10
+
+
+@given(st.integers(0, 100_000), st.integers(1, 1000), st.integers(1, 10**7), st.integers(1, 500))
+def test_sizes_add_up_to_all_records_and_never_to_too_many_chunks(records, a_kb, most, free):
+    def records_of(size: int) -> int:
+        return max(1, size * a_kb // 1024)
+
+    sizes = cut_module.graded_sizes(records, records_of, most, free)
+    assert sum(sizes) == records
+    assert min(sizes, default=1) >= 1
+    assert len(sizes) <= max(free, cut_module.LEAST_CHUNKS)
+    # The last takes in what would be a small chunk of its own.
+    assert sizes[:-2] == sorted(sizes[:-2]) or max(sizes) - min(sizes) <= 1
+
+
+def test_pictures_can_be_cut_with_loss_and_the_codec_says_so(tmp_path):
+    slopes = np.add.outer(np.arange(16) * 6, np.arange(16) * 5).astype(np.uint8)
+    x = slopes + np.arange(60, dtype=np.uint8)[:, None, None]
+    np.savez(tmp_path / "p.npz", x=x, y=np.zeros(60, np.uint8))
+    with read_npz(tmp_path / "p.npz") as source:
+        (exact,) = cut(source, tmp_path, validation=0)
+        (lossy,) = cut(source, tmp_path, validation=0, lossy_quality=80)
+    assert "lossy" not in exact.codec
+    assert lossy.codec == "columns+jpeg+lossy80"
+    got = chunks.decode(lossy.path.read_bytes())["x"].astype(int)
+    assert got.shape == x.shape
+    assert np.abs(got - np.sort(x, axis=0)).mean() < 8
+
+
+def test_jpeg_files_are_cut_without_being_decoded(tmp_path):
+    made_up = jpegs(40)
+    column = JpegColumn(*made_up, shape=(16, 24, 3))
+    labels = Column(survey("y", np.arange(40)), np.dtype("u1"))
+    source = SimpleNamespace(train={"x": column, "y": labels}, test=None)
+    (chunk,) = cut(source, tmp_path, validation=0)
+    assert chunk.codec == "columns+jpeg"
+    columns = chunks.decode(chunk.path.read_bytes())
+    assert columns["x"].shape == (40, 16, 24, 3)
+    decoded = [imagecodecs.jpeg8_decode(bytes(file)) for file in column.rows(np.arange(40)).each()]
+    np.testing.assert_array_equal(columns["x"], np.stack(decoded)[columns["y"]])
 
 
 def test_the_same_seed_gives_the_same_chunks_and_another_one_others(tmp_path):
@@ -124,7 +207,7 @@ def test_a_huge_data_set_has_no_more_chunks_than_allowed(tmp_path, monkeypatch):
 
 
 def test_records_too_large_for_a_chunk_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "DECODED_BYTES", 1000)
+    monkeypatch.setattr(cut_module, "DECODED_BYTES", 1000)
     with pytest.raises(DataError, match="make the records smaller"):
         cut(source_of(tmp_path, 20, width=1200), tmp_path, chunk_bytes=1)
     monkeypatch.setattr(limits, "CHUNK_BYTES", 100)

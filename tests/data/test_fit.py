@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handcar.data.fit import Expected, check_fits
-from handcar.data.importers import read_npz
+from handcar.data.importers import read, read_npz
 from handcar.errors import DataError
 
 SPARSE = Expected((4, 4), (3,), "SparseCategoricalCrossentropy")
@@ -117,3 +118,48 @@ def test_inputs_of_whole_numbers_want_whole_numbers(problems, dtype, x, fits):
 def test_all_problems_are_told_at_once_and_each_once(problems):
     said = problems(x=X[:, :3], y=Y + 5, x_test=X[:, :3], y_test=Y + 5)
     assert len(said.splitlines()) == 2
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Return what is wrong with a folder of JPEG files, two classes, for a model."""
+    for kind in ("ant", "bee", "bee"):
+        folder = tmp_path / "insects" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.jpg")
+
+    def problems(expected: Expected) -> str:
+        with read(tmp_path / "insects", folder=tmp_path) as source:
+            assert "JPEG files travel as they are" in source.describe()
+            try:
+                check_fits(source, expected)
+            except DataError as error:
+                return str(error)
+        return ""
+
+    return problems
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int32"])
+def test_kept_jpeg_files_that_fit_are_fine(photographs, dtype):
+    assert photographs(Expected((6, 8, 3), (2,), SPARSE.loss, input_dtype=dtype)) == ""
+
+
+def test_kept_jpeg_files_of_another_size_say_how_to_resize_them(photographs):
+    said = photographs(Expected((5, 4, 3), (2,), SPARSE.loss))
+    assert "x: expected records of the shape (5, 4, 3)" in said
+    assert "--size 4x5 resizes the pictures" in said
+    said = photographs(Expected((6, 8, 1), (2,), SPARSE.loss))
+    assert "set the model's input shape to [6, 8, 3]" in said
+
+
+def test_kept_jpeg_files_of_more_classes_than_the_model_has_are_refused_by_name(photographs):
+    said = photographs(Expected((6, 8, 3), (1,), SPARSE.loss))
+    assert "The classes are ant, bee: give the last layer 2 units" in said
+
+
+def test_kept_jpeg_files_are_no_tokens(photographs):
+    said = photographs(Expected((6, 8, 3), (2,), SPARSE.loss, tokens=100))
+    assert "expected token numbers from 0 to 99" in said

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import random
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+
 from bad_servers import (
     dripping,
     dropping_after,
@@ -21,10 +21,10 @@ from bad_servers import (
     sending,
     serving,
 )
-
 from handcar import files
-from handcar.errors import Corrupt, DiskFull, Problem, Unreachable
+from handcar.errors import Corrupt, DiskFull, LinkGone, Problem, TooSlow, Unreachable, WebPage
 from handcar.stores import http
+from handcar.stores.http import Download, Pace, Patience
 
 CONTENT = random.Random(0).randbytes(300_000)
 DIGEST = files.digest(CONTENT)
@@ -44,9 +44,8 @@ class Fetching:
         self.path = folder / "parts" / "chunk"
         self.part = folder / "parts" / "chunk.part"
         self.received = 0
-        self.stop = threading.Event()
 
-    def __call__(self, url: str, *mirrors: str) -> None:
+    def __call__(self, url: str) -> None:
         http.fetch(
             self.client,
             url,
@@ -54,9 +53,12 @@ class Fetching:
             size=len(CONTENT),
             sha256=DIGEST,
             on_bytes=self._count,
-            stop=self.stop,
-            mirrors=mirrors,
         )
+
+    def slowly(self, on_bytes: Callable[[int], None] = lambda count: None) -> Download:
+        """Return the download itself, to be taken by hand."""
+        size = len(CONTENT)
+        return Download(self.client, self.path, size=size, sha256=DIGEST, on_bytes=on_bytes)
 
     def _count(self, count: int) -> None:
         self.received += count
@@ -136,13 +138,6 @@ def test_a_part_that_is_wrong_does_not_spoil_a_good_server(fetch, left):
     assert_whole(fetch)
 
 
-def test_a_broken_server_is_left_for_a_mirror_that_goes_on_behind_what_came(fetch):
-    with serving(CONTENT, dropping_after(100_000)) as bad, serving(CONTENT, good) as mirror:
-        fetch(bad.url, mirror.url)
-        assert [start for _, start in mirror.asked] == [100_000]
-    assert_whole(fetch)
-
-
 def test_nobody_listening_is_unreachable_and_says_where(fetch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -151,46 +146,36 @@ def test_nobody_listening_is_unreachable_and_says_where(fetch):
             fetch(url)
 
 
-def test_a_silent_server_is_left_after_the_clients_timeout(fetch):
-    fetch.client.timeout = 0.2
+def test_a_silent_server_is_left_after_a_while(fetch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(Unreachable):
-            fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/chunk")
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/chunk"
+        with pytest.raises(Unreachable, match="timed out"):
+            fetch.slowly().take(url, Pace(Patience()), silent_s=0.2)
 
 
-def test_a_dripping_server_is_left(fetch, monkeypatch):
-    monkeypatch.setattr(http, "SLOWEST_S", 0.3)
+def test_a_dripping_server_is_left(fetch):
+    pace = Pace(Patience(slowest_s=0.3))
     with (
         serving(CONTENT, dripping(0.005)) as server,
-        pytest.raises(Unreachable, match="only .* bytes came in"),
+        pytest.raises(TooSlow, match="only .* bytes came in"),
     ):
-        fetch(server.url)
+        fetch.slowly().take(server.url, pace)
     assert fetch.part.stat().st_size > 0, "what came is kept"
 
 
-def test_stopping_ends_the_download_soon_and_keeps_what_came(fetch):
-    threading.Timer(0.2, fetch.stop.set).start()
-    began = time.monotonic()
-    with serving(CONTENT, dripping(0.005)) as server, serving(CONTENT, good) as mirror:
-        with pytest.raises(Unreachable, match="stopped"):
-            fetch(server.url, mirror.url)
-        assert mirror.asked == []
-    assert time.monotonic() - began < 3
-    assert fetch.part.stat().st_size > 0
+def test_the_time_that_ones_own_limit_takes_is_not_the_servers(fetch):
+    with serving(CONTENT, good) as server:
+        download = fetch.slowly(lambda count: time.sleep(0.05))
+        download.take(server.url, Pace(Patience(slowest_s=0.05, slowest_bytes=len(CONTENT))))
+        download.finish()
+    assert_whole(fetch)
 
 
 # -- servers that lie
 
 LIE = bytes(len(CONTENT))
-
-
-def test_wrong_bytes_are_thrown_away_and_a_mirror_asked(fetch):
-    with serving(LIE, good) as liar, serving(CONTENT, good) as mirror:
-        fetch(liar.url, mirror.url)
-        assert [start for _, start in mirror.asked] == [0]
-    assert_whole(fetch)
 
 
 def test_wrong_bytes_everywhere_are_an_error_that_names_both_digests(fetch):
@@ -293,14 +278,62 @@ def test_a_busy_server_is_unreachable_and_tells_how_long(fetch, status):
     assert caught.value.retry_after_s == 7
 
 
-def test_when_one_mirror_may_come_back_that_counts_more_than_another_s_refusal(fetch):
-    with (
-        serving(CONTENT, sending(b"", status=404)) as missing,
-        serving(CONTENT, sending(b"", status=503)) as busy,
-        serving(LIE, good) as liar,
-        pytest.raises(Unreachable),
-    ):
-        fetch(missing.url, busy.url, liar.url)
+@pytest.mark.parametrize("asked", ["\u00b2", "9" * 400, "-5", "soon", "Mon, 01 Jan 99999 00:00:00"])
+def test_no_odd_request_to_wait_is_waited_for_for_ever(fetch, asked):
+    busy = sending(b"later", status=503, Retry_After=asked)
+    with serving(CONTENT, busy) as server, pytest.raises(Unreachable) as caught:
+        fetch(server.url)
+    assert caught.value.retry_after_s in (None, 24 * 3600)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_an_address_that_leads_nowhere_is_told_apart(fetch, status):
+    with serving(CONTENT, sending(b"", status=status)) as server, pytest.raises(LinkGone):
+        fetch(server.url)
+
+
+def test_a_signed_link_that_is_good_no_more_is_told_apart(fetch):
+    said = sending(b"<Error><Code>ExpiredToken</Code></Error>", status=400)
+    with serving(CONTENT, said) as server, pytest.raises(LinkGone):
+        fetch(server.url)
+
+
+# -- pages for people
+
+PAGE = b"<!DOCTYPE html><title>Sign in</title>"
+
+
+def test_a_page_instead_of_the_bytes_is_not_downloaded(fetch):
+    page = sending(PAGE, Content_Type="text/html")
+    with serving(CONTENT, page) as server, pytest.raises(WebPage) as caught:
+        fetch(server.url)
+    assert caught.value.head == PAGE
+    assert not fetch.part.exists()
+
+
+def test_a_page_without_a_length_is_not_downloaded_either(fetch):
+    def page(request, content):
+        request.send_head(200, {"Content-Type": "text/html", "Connection": "close"})
+        request.wfile.write(PAGE)
+        request.close_connection = True
+
+    with serving(CONTENT, page) as server, pytest.raises(WebPage):
+        fetch(server.url)
+    assert not fetch.part.exists()
+
+
+def test_a_page_that_says_not_now_is_believed(fetch):
+    said = b"<html>Sorry: too many users have viewed or downloaded this file recently.</html>"
+    page = sending(said, Content_Type="text/html")
+    with serving(CONTENT, page) as server, pytest.raises(Unreachable, match="quota"):
+        fetch(server.url)
+
+
+def test_a_file_that_is_called_a_page_is_judged_by_its_digest(fetch):
+    odd = sending(CONTENT, Content_Type="text/html")
+    with serving(CONTENT, odd) as server:
+        fetch(server.url)
+    assert_whole(fetch)
 
 
 def test_a_full_disk_is_said(fetch, monkeypatch):

@@ -1,59 +1,42 @@
 """Which records make the next batch: fair to every chunk, in the memory of a few.
 
-A few blocks are open at a time. Batches are drawn from all that their records make up, each
-record once a pass, as if shuffled together. A block that is through is closed, and one of
-those with the fewest passes is opened; none begins its next pass before all are through
-with this one. A block that comes late starts with the fewest passes that any has. So the
-chunk that came first is not favoured, nor the last, nor the smallest.
+A few blocks make a group. Batches are drawn from all records of the group as if shuffled
+together, each record once; then comes the next group, of blocks with the fewest passes. None
+begins its next pass before all are through with this one. A block that comes late joins a
+group that is not full, or the next one, with the fewest passes that any has. So the chunk
+that came first is not favoured, nor the last, nor the smallest.
 
-Given up: a restart begins open blocks' passes anew, and two records of blocks that are
-never open together never meet in a batch during one pass.
+Given up: a restart begins open blocks' passes anew, and two records of blocks that are in
+different groups never meet in a batch during one pass.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from handcar.data.blocks import Block
-from handcar.errors import ChunkError, HandcarError
+from handcar.data.draws import Group, Opened, Piece
+from handcar.errors import ChunkError, DiskFull, HandcarError
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
+CHOICE = 2
+"""What a seed is for, beside what `draws.py` needs it for: which block is opened next."""
 OPEN_BLOCKS = 4
-
-
-class _Pass:
-    """One pass over one open block: its records in a random order."""
-
-    def __init__(self, block: Block, rng: np.random.Generator) -> None:
-        self.block = block
-        self._order = rng.permutation(block.records)
-        self._taken = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._order) - self._taken
-
-    def take(self, count: int) -> Array:
-        """Return the numbers of the next `count` records."""
-        rows = self._order[self._taken : self._taken + count]
-        self._taken += count
-        return rows
+"""Blocks in a group; one more may be open ahead, which `eviction.OPEN_BLOCKS` knows."""
 
 
 class Sampler:
     """Makes batches of x and y from blocks that may still be coming in.
 
     Its methods may be called from any thread: TensorFlow's own may still draw ahead for a
-    round that its time has ended while the next one begins. Deterministic for a given `rng`
-    and order of calls.
+    round that its time has ended while the next one begins. What it draws follows from its
+    seed and from what was added before which draw (`draws.py`).
     """
 
     def __init__(
@@ -61,18 +44,24 @@ class Sampler:
         open_block: Callable[[str], Block],
         *,
         batch_size: int,
-        rng: np.random.Generator,
+        seed: int,
         open_blocks: int = OPEN_BLOCKS,
     ) -> None:
+        self.seed = seed
         self._open_block = open_block
-        self._batch_size = batch_size
-        self._rng = rng
+        self._rng = np.random.default_rng((seed, CHOICE))
+        self._group = Group(seed=seed, batch_size=batch_size)
+        self._openings = 0
+        self._opened: list[Opened] = []  # in the piece that is being drawn
+        self._under_way: set[str] = set()
         self._most_open = open_blocks
         self._lock = threading.Lock()
         self._drawing = threading.Lock()
         self._passes: dict[str, int] = {}
         self._restored: dict[str, int] = {}
-        self._open: dict[str, _Pass] = {}
+        self._joined = 0  # blocks that were opened since none was
+        self._ahead: dict[str, Block] = {}  # at most one
+        self._looked_ahead = False  # in this group
         self._kind: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] | None = None
 
     def add(self, digest: str) -> None:
@@ -80,6 +69,16 @@ class Sampler:
         with self._lock:
             least = min(self._passes.values(), default=0)
             self._passes.setdefault(digest, self._restored.get(digest, least))
+
+    def remove(self, digest: str) -> None:
+        """Take a block out of the rotation: it is gone. One that is open is gone through first.
+
+        Should it come back it is a new one, for else it would be gone through alone until it
+        had caught up.
+        """
+        with self._lock:
+            self._passes.pop(digest, None)
+            self._restored.pop(digest, None)
 
     @property
     def chunks(self) -> int:
@@ -98,87 +97,114 @@ class Sampler:
             for digest in self._passes.keys() & passes.keys():
                 self._passes[digest] = passes[digest]
 
-    def next_batch(self) -> tuple[Array, Array]:
-        """Return x and y of the next batch: always `batch_size` records."""
-        return self.next_batches(1)
-
-    def next_batches(self, count: int) -> tuple[Array, Array]:
-        """Return x and y of the next `count` batches, one after the other.
+    def draw(self, batches: int) -> Piece:
+        """Return the next batches, one after the other, and from what they were drawn.
 
         One gather for many batches costs little more than for one. Raises ChunkError when
         no block can be read, HandcarError when none was added.
         """
         with self._drawing:
-            return self._next_batches(count)
+            draw = self._group.draw
+            before = tuple(
+                Opened(one.block.digest, one.opening, draw, one.taken) for one in self._group.passes
+            )
+            self._opened.clear()
+            x, y = self._group.piece(batches, self._fill)
+            self._note_finished()
+            return Piece(x, y, draw, before, tuple(self._opened))
 
-    def _next_batches(self, count: int) -> tuple[Array, Array]:
-        size = count * self._batch_size
-        self._fill()
-        x, y = (np.empty((size, *shape), dtype) for shape, dtype in self._shapes())
-        start = 0
-        while start < size:
-            self._fill()
-            end = start + min(size - start, sum(one.left for one in self._open.values()))
-            self._gather(x[start:end], y[start:end])
-            start = end
-        return x, y
+    def look_ahead(self) -> None:
+        """Open a block of the next group, so that its turn does not wait for it to be decoded.
 
-    def _gather(self, x: Array, y: Array) -> None:
-        """Fill x and y from all open blocks, in proportion to what they have left."""
-        places = self._rng.permutation(len(x))
-        start = 0
-        for digest, rows in self._draw(len(x)):
-            columns = self._open[digest].block.columns
-            where = places[start : start + len(rows)]
-            x[where] = columns["x"][rows]
-            y[where] = columns["y"][rows]
-            start += len(rows)
-        self._close_finished()
+        To be called while nobody waits for batches. Does nothing when there is none, or one
+        was tried in this group already.
+        """
+        with self._drawing:
+            if self._looked_ahead or not self._group.passes:
+                return
+            digest = self._next_to_open_ahead()
+            if digest is None:
+                return
+            self._looked_ahead = True
+            try:
+                self._ahead[digest] = self._open_block(digest)
+            except (ChunkError, DiskFull, OSError) as error:
+                # When it is its turn, other blocks are closed and there may be room.
+                log.info("chunk %s could not be opened ahead: %s", digest, error)
 
-    def _draw(self, size: int) -> Iterator[tuple[str, Array]]:
-        """Share out `size` records over the open blocks as drawing without looking would."""
-        left = [one.left for one in self._open.values()]
-        shares = self._rng.multivariate_hypergeometric(left, size, method="marginals")
-        for (digest, one), share in zip(self._open.items(), shares, strict=True):
-            yield digest, one.take(int(share))
+    def _note_finished(self) -> None:
+        """Count the passes that are through."""
+        still = self._open_digests()
+        with self._lock:
+            for digest in self._under_way - still:
+                if digest in self._passes:  # not removed meanwhile
+                    self._passes[digest] += 1
+        self._under_way = still
 
-    def _close_finished(self) -> None:
-        for digest in [digest for digest, one in self._open.items() if not one.left]:
-            # The last reference: this unmaps the files.
-            del self._open[digest]
-            with self._lock:
-                self._passes[digest] += 1
+    def _open_digests(self) -> set[str]:
+        return {one.block.digest for one in self._group.passes}
 
     # -- opening
 
     def _fill(self) -> None:
-        """Open blocks until enough are open or no more are here."""
-        while len(self._open) < self._most_open:
+        """Begin a group when the last is through; open blocks until it is full.
+
+        A group is not filled up again when some of its blocks are through: what is left of
+        the others is little by then, and the new block would be gone through almost alone.
+        """
+        self._note_finished()
+        if not self._under_way:
+            self._joined, self._looked_ahead = 0, False
+        while self._joined < self._most_open:
             digest = self._next_to_open()
             if digest is None:
                 break
             block = self._try_to_open(digest)
             if block is not None:
-                self._open[digest] = _Pass(block, self._rng)
-        if not self._open:
+                self._begin(block)
+        if not self._under_way:
             raise HandcarError("there is no chunk to train on: none was added, or none is sound")
 
+    def _begin(self, block: Block) -> None:
+        self._group.open(block, opening=self._openings)
+        self._opened.append(Opened(block.digest, self._openings, self._group.draw))
+        self._under_way.add(block.digest)
+        self._openings += 1
+        self._joined += 1
+
     def _next_to_open(self) -> str | None:
+        """Return a block that is to be gone through in this pass, or none."""
         with self._lock:
             least = min(self._passes.values(), default=0)
             fewest = [digest for digest, count in self._passes.items() if count == least]
-        candidates = [digest for digest in fewest if digest not in self._open]
-        return candidates[self._rng.integers(len(candidates))] if candidates else None
+        candidates = [digest for digest in fewest if digest not in self._under_way]
+        ready = [digest for digest in candidates if digest in self._ahead]
+        return self._one_of(ready or candidates)
+
+    def _next_to_open_ahead(self) -> str | None:
+        """Return a block of the next group, be it of this pass or the next, or none."""
+        with self._lock:
+            for digest in self._ahead.keys() - self._passes.keys():
+                del self._ahead[digest]  # removed meanwhile
+        if self._ahead:
+            return None
+        with self._lock:
+            closed = {d: count for d, count in self._passes.items() if d not in self._under_way}
+        least = min(closed.values(), default=0)
+        return self._one_of([digest for digest, count in closed.items() if count == least])
+
+    def _one_of(self, digests: list[str]) -> str | None:
+        return digests[self._rng.integers(len(digests))] if digests else None
 
     def _try_to_open(self, digest: str) -> Block | None:
         """Open a block; one that can't be used leaves the rotation, and training goes on."""
         try:
-            block = self._open_block(digest)
+            block = self._ahead.pop(digest, None) or self._open_block(digest)
             self._expect_kind(block)
-        except (ChunkError, OSError) as error:
+        except (ChunkError, DiskFull, OSError) as error:
             log.warning("chunk %s is left out: %s", digest, error)
             with self._lock:
-                del self._passes[digest]
+                self._passes.pop(digest, None)
             return None
         return block
 
@@ -189,8 +215,3 @@ class Sampler:
         self._kind = self._kind or kind
         if kind != self._kind:
             raise ChunkError(f"expected records like {self._kind}, got {kind}")
-
-    def _shapes(self) -> tuple[Any, Any]:
-        if self._kind is None:
-            raise HandcarError("no block is open")
-        return self._kind["x"], self._kind["y"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ INTEGERS = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4",
 MOST_CLASSES = 100_000
 """Of more different labels we do not keep count: they are hardly classes."""
 
+Told = Callable[[int], None]
+"""Is told how many bytes more were looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -26,8 +29,13 @@ class Survey:
     array: NDArray[Any]
     lowest: float | int
     highest: float | int
-    classes: int | None
-    """None where values are not class numbers, one a record."""
+    counts: Mapping[int, int] | None
+    """How many records each label has, None where values are not class numbers, one a record."""
+
+    @property
+    def classes(self) -> int | None:
+        """How many labels differ."""
+        return None if self.counts is None else len(self.counts)
 
     @property
     def records(self) -> int:
@@ -35,35 +43,39 @@ class Survey:
         return len(self.array)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that the file has."""
+        return self.array.dtype
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one record."""
         return self.array.shape[1:]
 
 
-def survey(name: str, array: NDArray[Any]) -> Survey:
+def survey(name: str, array: NDArray[Any], told: Told = lambda count: None) -> Survey:
     """Look through an array. Raises DataError for values that can't be trained on."""
     lowest, highest = math.inf, -math.inf
-    labels: set[Any] | None = set() if _may_be_classes(array) else None
-    for first, piece in _pieces(array):
+    counts: dict[int, int] | None = {} if _may_be_classes(array) else None
+    for first, piece in pieces(array):
         if piece.dtype.kind == "f":
             _expect_finite(name, first, piece)
         lowest, highest = min(lowest, piece.min()), max(highest, piece.max())
-        if labels is not None:
-            labels.update(np.unique(piece).tolist())
-            labels = labels if len(labels) <= MOST_CLASSES else None
+        if counts is not None:
+            counts = _counted(counts, piece)
+        told(piece.nbytes)
     if array.dtype.kind == "u" and highest > np.iinfo(np.int64).max:
         raise DataError(f"{name}: expected numbers below 2**63, got {highest}")
     plain = float if array.dtype.kind == "f" else int
-    classes = len(labels) if labels is not None else None
-    return Survey(array, plain(lowest), plain(highest), classes)
+    return Survey(array, plain(lowest), plain(highest), counts)
 
 
 def travel_type(surveys: Sequence[Survey]) -> np.dtype[Any]:
     """Return the smallest type that holds whole numbers exactly, or float32 at most."""
-    common = np.result_type(*(one.array.dtype for one in surveys))
+    common = np.result_type(*(one.dtype for one in surveys))
     if common.kind == "b":
         return np.dtype("b1")
-    if all(one.array.dtype.kind in "biu" for one in surveys):
+    if all(one.dtype.kind in "biu" for one in surveys):
         lowest, highest = min(s.lowest for s in surveys), max(s.highest for s in surveys)
         return next(t for t in INTEGERS if np.iinfo(t).min <= lowest and highest <= np.iinfo(t).max)
     return np.dtype("<f2") if common.itemsize == 2 else np.dtype("<f4")
@@ -73,7 +85,15 @@ def _may_be_classes(array: NDArray[Any]) -> bool:
     return array.dtype.kind in "biu" and array.shape[1:] in ((), (1,))
 
 
-def _pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _counted(counts: dict[int, int], piece: NDArray[Any]) -> dict[int, int] | None:
+    labels, found = np.unique(piece, return_counts=True)
+    for label, count in zip(labels.tolist(), found.tolist(), strict=True):
+        counts[int(label)] = counts.get(int(label), 0) + count
+    return counts if len(counts) <= MOST_CLASSES else None
+
+
+def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Return the number of its first record and each run of records of about 16 MB."""
     row_bytes = max(1, array.nbytes // len(array))
     rows = max(1, PIECE_BYTES // row_bytes)
     for first in range(0, len(array), rows):

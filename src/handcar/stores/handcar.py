@@ -38,6 +38,8 @@ BEGIN_AGAIN = frozenset({problems.WRONG_OFFSET.type, problems.BAD_DIGEST.type})
 class HandcarStore:
     """The chunks that a Handcar server holds itself."""
 
+    parallel = 1
+
     def __init__(
         self,
         server: str,
@@ -58,6 +60,13 @@ class HandcarStore:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+    def describe(self) -> str:
+        """Say where it is."""
+        return f"the Handcar server {self._server}"
+
+    def check(self) -> None:
+        """Do nothing: the first file that is announced tells."""
 
     def put(self, digest: str, path: Path) -> bool:
         """Send a file unless it is there; say whether it was not. Safe to repeat.

@@ -95,11 +95,7 @@ def dropping_after(count: int) -> Behaviour:
 
     def behave(request: Request, content: bytes) -> None:
         start = request.range_start() or 0
-        status = 206 if start else 200
-        headers: dict[str, object] = {"Content-Length": len(content) - start}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        request.send_head(status, headers)
+        begin_at(request, content, start)
         request.wfile.write(content[start : start + count])
         request.close_connection = True
 
@@ -135,3 +131,37 @@ def dripping(pause_s: float) -> Behaviour:
             time.sleep(pause_s)
 
     return behave
+
+
+def pacing(bytes_per_s: float) -> Behaviour:
+    """Send what is right, so slowly."""
+
+    def behave(request: Request, content: bytes) -> None:
+        start = request.range_start() or 0
+        begin_at(request, content, start)
+        for place in range(start, len(content), 2048):
+            request.wfile.write(content[place : place + 2048])
+            time.sleep(2048 / bytes_per_s)
+
+    return behave
+
+
+def silent_after(count: int, *, silent_s: float = 3.0) -> Behaviour:
+    """Promise all, send `count` bytes, and say nothing more."""
+
+    def behave(request: Request, content: bytes) -> None:
+        start = request.range_start() or 0
+        begin_at(request, content, start)
+        request.wfile.write(content[start : start + count])
+        time.sleep(silent_s)
+        request.close_connection = True
+
+    return behave
+
+
+def begin_at(request: Request, content: bytes, start: int) -> None:
+    """Send the head of an answer that promises everything from `start`."""
+    headers: dict[str, object] = {"Content-Length": len(content) - start}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    request.send_head(206 if start else 200, headers)
