@@ -25,7 +25,9 @@ from keras import layers
 
 from handcar.merging import activity
 from handcar.merging.merge import Contribution, merge
+from handcar.modelfile.coding import FINE_STEP, STEP
 from handcar.wire import frames
+from handcar.wire.feedback import Feedback, feedback_of, to_feed_back
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Flat, Layout, TensorSpec
 
@@ -187,6 +189,8 @@ class Task:
     """Width of the model whose sizes are measured."""
     batch: int
     rate: float
+    step: float = STEP
+    """k of its updates."""
 
 
 TASKS = {
@@ -194,7 +198,16 @@ TASKS = {
     for task in (
         Task("mlp", digits, mlp, small=256, large=1024, batch=32, rate=1e-3),
         Task("cnn", pictures, cnn, small=16, large=36, batch=32, rate=1e-3),
-        Task("transformer", text, transformer, small=64, large=160, batch=8, rate=2e-3),
+        Task(
+            "transformer",
+            text,
+            transformer,
+            small=64,
+            large=160,
+            batch=8,
+            rate=2e-3,
+            step=FINE_STEP,
+        ),
     )
 }
 
@@ -274,13 +287,17 @@ class Coding:
 
     up: float | None = None
     down: float | None = None
-    feedback: float = 0.0
-    """The share of what coding dropped that goes into the volunteer's next update."""
+    feedback: Feedback = Feedback(share=0.0)
+    """What of that which coding dropped goes into the volunteer's next update."""
 
 
-USUAL = Coding(up=2.0, down=1.4, feedback=0.5)
-FRUGAL = Coding(up=4.0, down=1.4, feedback=0.5)
-"""What the product does: as a rule, and on a line too thin for that."""
+def usual(task: Task) -> Coding:
+    """Return what the product does, as a rule."""
+    return Coding(up=task.step, down=1.4, feedback=feedback_of(task.step))
+
+
+FRUGAL = Coding(up=4.0, down=1.4, feedback=feedback_of(4.0))
+"""What it does on a line too thin for that."""
 
 
 @dataclass(frozen=True)
@@ -313,16 +330,17 @@ class Volunteer:
         self._rows = rows
         self._rng = np.random.default_rng(seed)
         self._slots = learner.slots()
-        self._dropped: Flat = np.zeros(learner.layout.size, np.float32)
+        self._owed: Flat = np.zeros(learner.layout.size, np.float32)
 
     def round(self, base: Flat, steps: int) -> tuple[Flat, Flat, int]:
         """Return a round's difference as wanted and as it arrives, and its bytes."""
         layout = self._learner.layout
         rows = self._rng.choice(self._rows, (steps, self._learner.task.batch))
         trained, self._slots = self._learner.train(base, self._slots, rows)
-        wanted = frames.difference(trained, base, layout) + self._dropped
-        arrived, size = coded(UPDATE, wanted, layout, self._coding.up)
-        self._dropped = np.float32(self._coding.feedback) * (wanted - arrived)
+        coding, owed = self._coding, self._owed
+        wanted = frames.difference(trained, base, layout) + owed
+        arrived, size = coded(UPDATE, wanted, layout, coding.up)
+        self._owed = to_feed_back(wanted, arrived, owed, layout, coding.feedback)
         return wanted, arrived, size
 
 
@@ -339,7 +357,7 @@ def rounds(
     exact = published = learner.first(seed)
     for number in range(1, count + 1):
         sent = [volunteer.round(published, steps) for volunteer in crowd]
-        given = [Contribution(arrived, steps) for _, arrived, _ in sent]
+        given = [Contribution(lambda c=arrived: c, steps, steps) for _, arrived, _ in sent]
         exact = merge(exact, learner.layout, given, at_work).weights
         owed = frames.difference(exact, published, learner.layout)
         change, delta_bytes = coded(DELTA, owed, learner.layout, coding.down)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import cast
 
+from handcar.merging.rules import RULES
 from handcar.modelfile.functions import LOSS, METRIC, OPTIMIZER
 from handcar.modelfile.handwritten import read_handwritten
 from handcar.modelfile.kerasjson import read_keras
@@ -13,7 +14,9 @@ from handcar.modelfile.kinds import (
     Argument,
     Entry,
     Number,
+    OneOf,
     Whole,
+    Wholes,
     may,
     need,
     read_arguments,
@@ -47,6 +50,7 @@ TOP: Mapping[str, Argument] = {
     "optimizer": may(OPTIMIZER, FunctionConfig("Adam")),
     "batch_size": may(Whole(1, 65_536), 32),
     "epochs": may(Number(0.001, 1e6)),
+    "merging": may(OneOf(tuple(RULES)), "share"),
 }
 DATASET = Entry(
     {
@@ -55,6 +59,12 @@ DATASET = Entry(
         "licence": may(Text(200), ""),
         "file": may(FileName()),
         "validation": may(Number(0, 0.9), 0.1),
+        "test": may(FileName()),
+        "label": may(Text(200)),
+        "size": may(Wholes(2, 2, 1, 65_536)),
+        "window": may(Whole(1, 1_000_000)),
+        "tokenizer": may(FileName()),
+        "seconds": may(Number(0.001, 3600)),
     },
     module="",
 )
@@ -194,6 +204,12 @@ def document_of(model_file: ModelFile) -> dict[str, object]:
                     "licence": dataset.licence or None,
                     "file": dataset.file,
                     "validation": dataset.validation,
+                    "test": dataset.test,
+                    "label": dataset.label,
+                    "size": plain(dataset.size),
+                    "window": dataset.window,
+                    "tokenizer": dataset.tokenizer,
+                    "seconds": dataset.seconds,
                 }
             ),
             **network_of(model_file.network),
@@ -203,6 +219,7 @@ def document_of(model_file: ModelFile) -> dict[str, object]:
             "batch_size": model_file.batch_size,
             "epochs": model_file.epochs,
             "round": {"max_steps": rounds.max_steps, "max_seconds": rounds.max_seconds},
+            "merging": None if model_file.merging == "share" else model_file.merging,
         }
     )
 

@@ -79,13 +79,22 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """The data set: its name, what people should know of it, and where the owner has it."""
+    """The data set: its name, what people should know of it, and where the owner has it.
+
+    From `test` on: how `handcar publish` reads the owner's data, if not in the plainest way.
+    """
 
     name: str
     description: str = ""
     licence: str = ""
     file: str | None = None
     validation: float = 0.1
+    test: str | None = None
+    label: str | None = None
+    size: Shape | None = None
+    window: int | None = None
+    tokenizer: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +119,4 @@ class ModelFile:
     batch_size: int = 32
     epochs: float | None = None
     round: RoundSpec = field(default_factory=RoundSpec)
+    merging: str = "share"

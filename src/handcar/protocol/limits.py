@@ -13,6 +13,8 @@ REQUEST_JSON_BYTES = 1024 * 1024
 CHUNKS_A_DATA_SET = 100_000
 
 NAME_LENGTH = 63
+HOST_PATTERN = r"^[A-Za-z0-9.:_\[\]-]{1,255}$"
+"""A host as it is reported to the server: a name or a number, and perhaps a port."""
 TEXT_LENGTH = 2_000
 
 HEARTBEAT_S = 60.0
@@ -35,3 +37,15 @@ STEPS_AN_UPDATE = 10_000_000
 """What one update may claim; a round made longer by a server that is away stays below."""
 STEPS_A_SECOND = 100_000
 """More than any machine does: a claim above it is refused."""
+RATE_FACTOR = 16.0
+"""The most that a learning rate is multiplied by."""
+
+BATCHES_A_PIECE = 32
+"""The most that a volunteer draws at once."""
+RECIPE_CHUNKS = 1_000
+"""Passes over chunks that a round's recipe may name; a longer round has no recipe."""
+RECIPE_RUNS = 16
+RECIPE_PARTS = 8
+RECIPE_ROUNDS = 64
+IMAGE_LENGTH = 10_924
+"""Of 2,048 float32 in base 64: what an audit by a volunteer is answered with."""

@@ -31,4 +31,7 @@ MODEL_FILE = ProblemType("/problems/model-file", 422, "The model file can't be u
 CLIENT_TOO_OLD = ProblemType("/problems/client-too-old", 426, "This client is too old")
 TOO_MANY = ProblemType("/problems/too-many-requests", 429, "Too many requests")
 SERVER_FAULT = ProblemType("/problems/server-fault", 500, "The server failed")
+STORE_AWAY = ProblemType("/problems/store-away", 503, "The server's store is away")
+MOVING = ProblemType("/problems/moving", 503, "The server is being moved")
+NOT_READY = ProblemType("/problems/not-ready", 503, "The server is not ready")
 SERVER_FULL = ProblemType("/problems/server-full", 507, "The server is short of disk")

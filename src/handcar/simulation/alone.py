@@ -19,6 +19,7 @@ import numpy as np
 
 from handcar import demo_data
 from handcar.data import chunks, importers
+from handcar.data import cut as cutting
 from handcar.modelfile import build
 from handcar.modelfile.check import check
 
@@ -32,7 +33,7 @@ def compare(trained: Path) -> dict[str, float]:
     model_file = check(demo_data.MODEL_FILE.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
         source = importers.read_npz(demo_data.DATA)
-        cut = importers.cut(source, Path(folder), validation=model_file.dataset.validation)
+        cut = cutting.cut(source, Path(folder), validation=model_file.dataset.validation)
         parts = {split: _columns(cut, split) for split in ("train", "validation")}
     first, test = parts["train"][0], parts["validation"]
     x, y = (np.concatenate([columns[name] for columns in test]) for name in ("x", "y"))

@@ -69,13 +69,13 @@ class Stage:
         self._running.append(process)
         return process
 
-    def serve(self, *, port: int = 0) -> Process:
+    def serve(self, *options: str, port: int = 0) -> Process:
         """Start the server and wait until it is ready; `url` is its address then."""
         log = self.folder / "serve.log"
         before = log.stat().st_size if log.exists() else 0
         home = str(self.folder / "server")
         process = self.start(
-            "serve", "--json", "--port", str(port), "--home", home, log="serve.log"
+            *("serve", "--json", "--port", str(port), "--home", home), *options, log="serve.log"
         )
 
         def ready() -> dict[str, Any] | None:
