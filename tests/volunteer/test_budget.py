@@ -1,5 +1,7 @@
 """How long a round lasts: never beyond the longest, and no longer than a budget needs."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ asked = st.builds(
     max_steps=st.integers(1, limits.ROUND_STEPS),
     max_seconds=st.floats(0.1, limits.ROUND_S),
     min_seconds=st.floats(0, limits.ROUND_S),
+    longest_steps=st.one_of(st.none(), st.integers(1, 2 * limits.ROUND_STEPS)),
 )
 allowances = st.builds(
     Allowance,
@@ -29,6 +32,9 @@ knowns = st.builds(
     coarse_bytes=sizes,
     up_bytes_per_s=rates,
     left_today=st.one_of(st.none(), st.floats(0, 1e9)),
+    version_bytes=st.one_of(st.none(), st.floats(1, 1e9)),
+    down_bytes_per_s=rates,
+    between_s=st.one_of(st.none(), st.floats(0, 100)),
 )
 budgets = st.builds(b.plan, asked, st.just(2.0), allowances, knowns)
 moments = st.tuples(st.integers(0, 5000), st.floats(0, 5000))
@@ -59,9 +65,7 @@ def test_a_faster_line_never_makes_rounds_longer(
 ):
     if known.up_bytes_per_s is None or known.update_bytes is None:
         return
-    faster = Known(
-        known.update_bytes, known.coarse_bytes, known.up_bytes_per_s * times, known.left_today
-    )
+    faster = replace(known, up_bytes_per_s=known.up_bytes_per_s * times)
     # Another step means another size; within one step the rule holds.
     slow, fast = b.plan(asks, 2.0, allow, known), b.plan(asks, 2.0, allow, faster)
     if slow.update_step == fast.update_step:
@@ -86,11 +90,27 @@ def test_a_round_goes_on_while_two_updates_wait(budget, moment):
 def test_the_next_stretch_is_never_empty_and_ends_within_the_round(budget, moment):
     steps, seconds = moment
     more, more_s = b.stretch(budget, steps=steps, seconds=seconds)
-    assert more > 0
+    stands = budget.longest_steps is not None and steps >= budget.longest_steps
+    assert more > 0 or stands
     assert more_s > 0
     if not b.is_over(budget, steps=steps, seconds=seconds, waiting=0):
         assert steps + more <= limits.ROUND_STEPS
         assert seconds + more_s <= limits.ROUND_S + 1e-6
+
+
+def test_a_round_of_a_short_training_stands_still_while_updates_wait_and_then_is_over():
+    budget = plan(asks=RoundLimits(max_steps=90, longest_steps=90))
+    assert b.stretch(budget, steps=0, seconds=0.0)[0] == 90
+    assert b.stretch(budget, steps=90, seconds=1.0)[0] == 0
+    assert not b.is_over(budget, steps=90, seconds=1.0, waiting=b.AHEAD)
+    assert b.is_over(budget, steps=90, seconds=1.0, waiting=b.AHEAD - 1)
+
+
+def test_a_line_that_needs_long_rounds_keeps_a_short_training_going():
+    budget = plan(
+        asks=RoundLimits(max_steps=90, longest_steps=90), update_bytes=1e6, up_bytes_per_s=1e4
+    )
+    assert b.stretch(budget, steps=90, seconds=1.0)[0] > 0
 
 
 @given(knowns, allowances)
@@ -109,16 +129,46 @@ def test_a_home_line_gives_rounds_of_minutes():
     assert budget.because == "line"
 
 
-def test_a_fast_line_leaves_the_round_to_the_model():
+def test_a_small_network_on_fibre_trains_rounds_of_seconds():
+    # 15,000 weights, 2.3 kB an update, 100 Mbit/s; encoding and the like take 60 ms.
+    budget = plan(update_bytes=2300, up_bytes_per_s=12.5e6, between_s=0.06, version_bytes=2300)
+    assert budget.max_seconds == b.SHORTEST_S
+    assert budget.min_seconds < 0.1
+
+
+def test_a_large_network_on_a_thin_line_trains_rounds_of_minutes():
+    # 20 million weights at 1.2 bits, 1 Mbit/s up, 8 down.
     budget = plan(
-        asks=RoundLimits(max_steps=100, max_seconds=20), update_bytes=2000, up_bytes_per_s=1e7
+        update_bytes=3e6,
+        up_bytes_per_s=125_000,
+        version_bytes=3e6,
+        down_bytes_per_s=1e6,
+        between_s=4.0,
     )
-    assert budget.min_seconds < 0.01
-    assert (budget.max_steps, budget.max_seconds) == (100, 20)
+    assert (budget.max_seconds, budget.because) == (240, "line")
 
 
-def test_where_nothing_asks_for_more_no_round_is_longer_than_a_minute():
-    assert plan().max_seconds == 60
+def test_versions_that_are_slow_to_fetch_make_rounds_longer():
+    budget = plan(update_bytes=1e5, up_bytes_per_s=1e6, version_bytes=1e6, down_bytes_per_s=1e5)
+    assert budget.min_seconds == pytest.approx(10 / b.DOWN_SHARE)
+    assert budget.because == "down"
+
+
+def test_a_machine_that_is_slow_between_rounds_makes_fewer_of_them():
+    assert plan(between_s=2.0).max_seconds == pytest.approx(40)
+    assert plan(asks=RoundLimits(max_seconds=20), between_s=2.0).max_seconds == 20
+    few = plan(asks=RoundLimits(max_steps=60), between_s=2.0)
+    assert b.is_over(few, steps=60, seconds=1, waiting=0), "the owner knows best"
+
+
+def test_a_model_may_ask_for_rounds_still_shorter():
+    asks = RoundLimits(max_steps=100, max_seconds=1)
+    budget = plan(asks=asks, update_bytes=2000, up_bytes_per_s=1e7)
+    assert (budget.max_steps, budget.max_seconds) == (100, 1)
+
+
+def test_where_no_budget_needs_more_a_round_lasts_some_seconds():
+    assert plan().max_seconds == b.SHORTEST_S
 
 
 def test_a_bad_line_gives_half_an_hour_and_then_a_coarser_update():
@@ -167,14 +217,14 @@ def test_a_limit_and_a_coarser_update_are_told():
     text = told(plan(allow=allow, **known), allow, **known)
     assert "You allow 1 Mbit/s up." in text
     assert "coded more coarsely" in text
-    assert "you allow 100.0 MB a day" in text
+    assert "you allow 100.0 MB a day up" in text
 
 
 def test_a_day_is_told_of_even_where_the_line_is_not_known():
     allow = Allowance(up_bytes_a_day=1e8)
     known = {"update_bytes": 1e5, "left_today": 1e8 / 86400}
     assert told(plan(allow=allow, **known), allow, **known) == (
-        "An update takes 100.0 kB, and you allow 100.0 MB a day, so a round lasts about 86 s."
+        "An update takes 100.0 kB, and you allow 100.0 MB a day up, so a round lasts about 86 s."
     )
 
 

@@ -85,6 +85,20 @@ def test_the_measured_rate_follows_a_line_that_changes():
     assert meter.bytes_per_s == pytest.approx(10_000, rel=0.05)
 
 
+def test_the_delay_of_a_busy_server_is_not_taken_for_a_slow_line(tmp_path: Path):
+    here = line(tmp_path)
+    with here.transfer("down"):
+        time.sleep(lines.TELLING_S + 0.1)
+        here.received(1500)
+    assert here.bytes_per_s("down") is None
+    with here.transfer("down"):
+        time.sleep(lines.TELLING_S + 0.1)
+        here.received(1500)
+        time.sleep(lines.TELLING_S + 0.1)
+        here.received(1500)
+    assert here.bytes_per_s("down") == pytest.approx(1500 / lines.TELLING_S, rel=0.5)
+
+
 def test_nothing_is_known_of_a_line_before_its_first_transfer(tmp_path: Path):
     here = line(tmp_path)
     here.count(up=500)
@@ -129,7 +143,7 @@ def test_the_next_day_has_room_again(tmp_path: Path):
     here.send(1000)
     clock.now += timedelta(hours=7)
     here.send(1000)
-    assert here.up_today() == (1000, 23 * 3600)
+    assert here.used_today() == (1000, 0, 23 * 3600)
 
 
 def test_a_kill_forgets_only_the_last_seconds(tmp_path: Path):
@@ -143,7 +157,7 @@ def test_a_kill_forgets_only_the_last_seconds(tmp_path: Path):
 
 def test_a_damaged_count_starts_afresh(tmp_path: Path):
     (tmp_path / "line.json").write_text("{")
-    assert line(tmp_path).up_today()[0] == 0
+    assert line(tmp_path).used_today()[0] == 0
 
 
 def test_a_limit_holds_up_its_own_thread_and_ends_with_the_program(tmp_path: Path):
@@ -155,3 +169,30 @@ def test_a_limit_holds_up_its_own_thread_and_ends_with_the_program(tmp_path: Pat
         here.send(100_000)
     assert time.monotonic() - began < 5
     here.count(up=10)  # does not wait
+
+
+def test_how_fast_it_was_is_remembered_by_the_next_run(tmp_path):
+    first = line(tmp_path)
+    assert first.down_expected() is None
+    with first.transfer("down"):
+        first.count(down=5_000_000)
+        time.sleep(0.01)
+    first.count(down=1)
+    first.close()
+    again = line(tmp_path)
+    assert again.bytes_per_s("down") is None
+    assert again.down_expected() == first.bytes_per_s("down")
+    assert line(tmp_path, down_bytes_per_s=1000.0).down_expected() == 1000.0
+
+
+def test_a_line_that_is_not_known_is_expected_to_bring_what_is_allowed(tmp_path):
+    assert line(tmp_path, down_bytes_per_s=1000.0).down_expected() == 1000.0
+
+
+def test_a_new_line_is_measured_within_a_second_or_so(tmp_path):
+    new = line(tmp_path)
+    with new.transfer("down"):
+        new.received(1000)
+        time.sleep(lines.MEASURED_FIRST_S)
+        new.received(1000)
+        assert new.bytes_per_s("down")

@@ -5,7 +5,7 @@ from pathlib import Path
 from test_state import assignment
 
 from handcar.protocol.messages import RoundLimits
-from handcar.volunteer.budget import Allowance
+from handcar.volunteer.budget import SHORTEST_S, Allowance
 from handcar.volunteer.line import Line
 from handcar.volunteer.pacing import Pacing
 
@@ -20,7 +20,7 @@ def test_nothing_is_told_before_anything_is_known(tmp_path: Path):
     assert pacing.renew() is None
     pacing.made(1000)
     assert pacing.renew() is None
-    assert pacing.budget.max_seconds == 60
+    assert pacing.budget.max_seconds == SHORTEST_S
 
 
 def test_it_is_told_once_and_again_when_it_changes(tmp_path: Path):
@@ -49,3 +49,13 @@ def test_a_restart_knows_the_sizes_of_before(tmp_path: Path):
     pacing = paced(tmp_path, (2_500_000,), up_bytes_per_s=125_000.0)
     pacing.renew()
     assert pacing.budget.min_seconds == 200
+
+
+def test_rounds_follow_what_versions_and_the_time_between_rounds_take(tmp_path: Path):
+    pacing = paced(tmp_path, down_bytes_per_s=10_000.0)
+    pacing.took_up(20_000)
+    pacing.renew()
+    assert pacing.budget.min_seconds == 10
+    pacing.was_between(1.0)
+    pacing.renew()
+    assert (pacing.budget.min_seconds, pacing.budget.max_seconds) == (10, 20)

@@ -24,7 +24,7 @@ def task(tmp_path: Path) -> Task:
 
 
 def rounds_of(task: Task, **more: object) -> Rounds:
-    settings = {"base": (3, BASE), "pending": (), "update_step": 2.0} | more
+    settings = {"base": (3, BASE), "pending": {}, "update_step": 2.0} | more
     return Rounds(task, model_id="m", layout=LAYOUT, journal=Journal(task.journal), **settings)
 
 
@@ -87,7 +87,9 @@ def test_after_a_restart_the_start_has_the_same_bits(task: Task):
         rounds.finish(round, trained(round, number), chunks=1)
     expected = rounds.begin(inbox, number=4)
     known = Journal(task.journal).recall(3)
-    again = rounds_of(task, pending=known.pending).begin(Inbox(), number=known.last_round + 1)
+    again = rounds_of(task, pending=dict.fromkeys(known.pending, 1)).begin(
+        Inbox(), number=known.last_round + 1
+    )
     assert again.start.tobytes() == expected.start.tobytes()
     assert (again.number, again.carried) == (4, expected.carried)
 
@@ -116,3 +118,42 @@ def test_a_damaged_checkpoint_is_not_used(task: Task, cut: int):
 def test_a_checkpoint_of_another_model_is_not_used(task: Task):
     checkpoint.save(task.checkpoint, Checkpoint(Round(5, 3, (), BASE, 7), BASE))
     assert checkpoint.load(task.checkpoint, LAYOUT.size + 1) is None
+
+
+def test_one_that_starts_from_the_newest_version_carries_nothing(task: Task):
+    rounds, inbox = rounds_of(task, starts="newest"), Inbox()
+    first = rounds.begin(inbox, number=1)
+    one = rounds.finish(first, trained(first), chunks=1)
+    second = rounds.begin(inbox, number=2)
+    assert (second.start.tobytes(), second.carried) == (BASE.tobytes(), ())
+    assert rounds.waiting(inbox) == [one.id]
+
+
+def test_a_roll_back_is_followed_with_the_own_work_on_top(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    merged = rounds.finish(first, trained(first), chunks=1)
+    second = rounds.begin(inbox, number=2)
+    pending = rounds.finish(second, trained(second, 2), chunks=1)
+    inbox.take_up(4, BASE + np.float32(9), [merged.id])  # and it turned out to be bad
+    assert rounds.begin(inbox, number=3).carried == (pending.id,)
+    inbox.take_up(5, BASE, [])
+    after = rounds.begin(inbox, number=4)
+    expected = frames.apply(sent_change(task, pending.id), BASE, LAYOUT)
+    assert after.start.tobytes() == expected.tobytes()
+    assert (after.base_version, after.carried) == (5, (pending.id,))
+
+
+def test_statistics_are_the_newest_own_ones_exactly_whatever_coding_owes(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    statistics = LAYOUT.statistic_slices[0]
+    for number in (1, 2, 3):
+        round = rounds.begin(inbox, number=number)
+        weights = trained(round, number)
+        one = rounds.finish(round, weights, chunks=1)
+        assert sent_change(task, one.id)[statistics].tobytes() == weights[statistics].tobytes()
+    start = rounds.begin(inbox, number=4).start
+    assert start[statistics].tobytes() == weights[statistics].tobytes()
+    newer = BASE + np.float32(0.5)
+    inbox.take_up(4, newer, list(round.carried) + [one.id])
+    assert rounds.begin(inbox, number=5).start[statistics].tobytes() == newer[statistics].tobytes()

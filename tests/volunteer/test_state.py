@@ -4,6 +4,7 @@ import random
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -106,6 +107,68 @@ def test_training_begins_with_the_first_chunk_and_the_rest_is_fetched_meanwhile(
     ]
 
 
+def test_a_chunk_that_went_is_expected_no_more_and_fetched_after_all_others():
+    state = training(5)
+    full = state.on(s.ChunkHere(chunk(1).sha256), now=3)
+    assert full == [s.AddChunk(chunk(1).sha256), s.FetchChunk(chunk(3))]
+    assert state.on(s.ChunksGone((chunk(0).sha256,)), now=4) == [s.RemoveChunk(chunk(0).sha256)]
+    assert state.held_chunks() == [chunk(1).sha256]
+    fetched = [
+        instruction.link
+        for number in (2, 3, 4)
+        for instruction in state.on(s.ChunkHere(chunk(number).sha256), now=5)
+        if isinstance(instruction, s.FetchChunk)
+    ]
+    assert fetched == [chunk(4), chunk(0)]
+
+
+def test_a_chunk_of_another_task_may_go_without_a_word():
+    state = training()
+    assert state.on(s.ChunksGone((chunk(77).sha256,)), now=3) == []
+
+
+def test_without_room_it_looks_again_soon_and_says_so_once():
+    state = training()
+    (said,) = state.on(s.NoRoom(s.FetchChunk(chunk(1)), "The disk is full."), now=10)
+    assert isinstance(said, s.Show)
+    assert "makes room" in said.text
+    assert s.FetchChunk(chunk(1)) not in state.on(s.Tick(), now=10.5)
+    assert state.on(s.Tick(), now=11.1) == [s.FetchChunk(chunk(1))]
+    assert state.on(s.NoRoom(s.FetchChunk(chunk(1)), "The disk is full."), now=13) == []
+    assert state.next_wake(13) == pytest.approx(s.ROOM_S)
+
+
+def test_a_chunk_for_which_there_is_never_room_does_not_hold_up_the_others():
+    state, now, asked = training(), 10.0, []
+    for _ in range(2 * s.NO_ROOM_FOR):
+        full = s.NoRoom(s.FetchChunk(chunk(1)), "The disk is full.")
+        state.on(full, now=now)
+        now += 3
+        asked += [i.link for i in state.on(s.Tick(), now=now) if isinstance(i, s.FetchChunk)]
+    assert chunk(3) in asked
+
+
+def test_without_room_for_the_first_chunk_the_person_hears_why_and_it_is_tried_again():
+    state = fresh()
+    state.on(s.Started(), now=0)
+    state.on(s.Assigned(assignment()), now=0)
+    (said,) = state.on(s.NoRoom(s.FetchChunk(chunk(0)), "The disk is full."), now=1)
+    assert said.level == "warning"
+    assert "Trying again" in said.text
+
+
+def test_after_a_restart_the_circle_goes_on_where_it_was_left():
+    state = fresh()
+    here = frozenset(chunk(number).sha256 for number in (1, 4, 5))
+    state.on(s.Started(version=0, chunks=here, assignment=assignment(9)), now=0)
+    asked = state.on(s.Assigned(assignment(9)), now=1)
+    assert [i for i in asked if isinstance(i, s.FetchChunk)] == [
+        s.FetchChunk(chunk(6)),
+        s.FetchChunk(chunk(7)),
+    ]
+    assert state.wanted == [chunk(8), chunk(0), chunk(2), chunk(3)]
+
+
 def test_after_a_restart_training_begins_before_the_server_answers():
     state = fresh()
     update = uuid4()
@@ -143,6 +206,49 @@ def test_a_new_version_is_fetched_with_the_own_updates_that_it_holds():
     assert state.pending == [new]
 
 
+def test_one_that_waits_for_its_merge_asks_often_whether_it_came():
+    for starts, asks_s in (("carried", 60), ("newest", 60), ("waits", s.IDLE_ASKS_S)):
+        state, update = training(), uuid4()
+        state.assignment = state.assignment.model_copy(update={"starts": starts})
+        state.on(s.HeartbeatAnswered(reply()), now=2)
+        assert state.heartbeat_at == 62, "nothing is waited for"
+        state.on(s.UpdateMade(update), now=3)
+        state.on(s.UpdateAnswered(status(update, "received")), now=4)
+        state.on(s.HeartbeatAnswered(reply()), now=5)
+        assert state.heartbeat_at == 5 + asks_s
+        merged = (status(update, "merged", version=1),)
+        assert state.on(s.HeartbeatAnswered(reply(1, updates=merged)), now=6) == [
+            s.FetchWeights(1, (update,))
+        ]
+        state.on(s.WeightsHere(1, (update,)), now=7)
+        state.on(s.HeartbeatAnswered(reply(1)), now=8)
+        assert state.heartbeat_at == 68
+
+
+def test_one_whose_round_may_stand_still_asks_often_whether_its_updates_were_merged():
+    state, update = training(), uuid4()
+    state.on(s.HeartbeatAnswered(reply(round=RoundLimits(longest_steps=90))), now=2)
+    assert state.heartbeat_at == 62, "nothing is waited for"
+    state.on(s.UpdateMade(update), now=3)
+    state.on(s.UpdateAnswered(status(update, "received")), now=4)
+    state.on(s.HeartbeatAnswered(reply()), now=5)
+    assert state.heartbeat_at == 5 + s.IDLE_ASKS_S, "an answer without limits means: as before"
+    state.on(s.HeartbeatAnswered(reply(round=RoundLimits())), now=6)
+    assert state.heartbeat_at == 66
+
+
+def test_a_roll_back_is_followed_and_what_was_undone_is_still_pending():
+    state, update = training(), uuid4()
+    state.on(s.UpdateMade(update), now=3)
+    state.on(s.UpdateAnswered(status(update, "received")), now=4)
+    # It was merged in version 1, which was undone before this machine heard of it.
+    told = (status(update, "received"),)
+    done = state.on(s.HeartbeatAnswered(reply(2, updates=told)), now=5)
+    assert done == [s.FetchWeights(2, ())]
+    assert state.on(s.WeightsHere(2, ()), now=6) == [s.TakeUp(2, ())]
+    assert state.pending == [update]
+
+
 def test_a_refused_update_is_dropped_and_the_reason_shown():
     state = training()
     update = uuid4()
@@ -175,6 +281,17 @@ def test_the_server_may_ask_for_a_longer_pause():
     state.on(s.Failed(beat, "Busy.", after_s=600.0), now=0)
     state.heartbeat_at = None
     assert state.next_wake(0.0) == 600.0
+
+
+def test_an_update_that_the_server_has_no_time_for_is_kept_and_sent_when_it_said():
+    state, update = training(), uuid4()
+    (sending,) = state.on(s.UpdateMade(update), now=0)
+    done = state.on(s.Failed(sending, "Too many requests (HTTP 429).", after_s=400.0), now=0)
+    assert not any(isinstance(one, s.Drop) for one in done)
+    state.heartbeat_at = None
+    assert state.on(s.Tick(), now=399) == []
+    assert state.on(s.Tick(), now=400) == [s.SendUpdate(update)]
+    assert state.pending == [update]
 
 
 def test_messages_are_shown_and_acknowledged_once():
@@ -233,6 +350,16 @@ def test_when_the_day_is_used_up_sending_rests_until_midnight_and_is_told_once()
     assert sending in state.on(s.Tick(), now=3601)
 
 
+def test_an_older_version_is_taken_up_once_it_was_told_twice_in_a_row():
+    state = fresh()
+    lost = uuid4()
+    state.version, state.pending = 6, [lost]
+    for newest, wanted in ((5, []), (6, []), (3, []), (3, [s.FetchWeights(3, (lost,))])):
+        assert list(state._follow(reply(newest))) == wanted
+    state.on(s.WeightsHere(3, (lost,)), now=10)
+    assert list(state._follow(reply(4))) == [s.FetchWeights(4)]
+
+
 def test_when_no_more_may_be_fetched_today_no_new_version_is():
     state = training()
     fetches = [s.FetchChunk(chunk(1)), s.FetchChunk(chunk(2))]
@@ -250,6 +377,169 @@ def test_a_no_to_the_first_question_ends_the_program():
     state.on(s.Started(), now=0)
     done = state.on(s.Failed(s.AskAssignment(), "There is no such model.", retry=False), now=1)
     assert done[-1] == s.Leave("There is no such model.", 4)
+
+
+# -- chunks that don't come
+
+
+def begun(instructions: list[s.Instruction]) -> list[s.ChunkLink]:
+    return [one.link for one in instructions if isinstance(one, s.FetchChunk)]
+
+
+def renewed(chunks: int = 4) -> Assignment:
+    fresh = assignment(chunks)
+    links = (link.model_copy(update={"url": link.url + "?fresh"}) for link in fresh.dataset)
+    return fresh.model_copy(update={"dataset": tuple(links)})
+
+
+def test_as_many_chunks_at_once_as_were_measured_to_be_worth_it():
+    state = training(9)
+    assert len(begun(state.on(s.ChunkHere(chunk(1).sha256, at_once=4), now=3))) == 3
+    assert begun(state.on(s.ChunkHere(chunk(2).sha256, at_once=2), now=4)) == []
+
+
+def test_chunks_on_disk_are_what_a_newcomer_to_a_model_begins_with():
+    state = fresh()
+    state.on(s.Started(chunks=frozenset({chunk(3).sha256})), now=0)
+    done = state.on(s.Assigned(assignment()), now=0)
+    assert done == [s.FetchWeights(0), s.Prepare(chunk(3).sha256)]
+    assert state.on(s.WeightsHere(0), now=1) == [
+        s.BeginTraining(()),
+        s.AddChunk(chunk(3).sha256),
+        s.FetchChunk(chunk(0)),
+        s.FetchChunk(chunk(1)),
+    ]
+
+
+def test_a_second_chunk_does_not_take_the_line_from_the_weights():
+    state = fresh()
+    state.on(s.Started(), now=0)
+    (weights, _) = state.on(s.Assigned(assignment()), now=0)
+    assert state.on(s.ChunkHere(chunk(0).sha256), now=1) == [s.Prepare(chunk(0).sha256)]
+    assert begun(state.on(s.Tick(), now=2)) == []
+    state.on(s.Failed(weights, "No answer."), now=3)
+    assert begun(state.on(s.Tick(), now=3.1)) == [chunk(1)], "then the line is free"
+
+
+def test_a_store_that_is_away_is_asked_ever_more_seldom_and_told_of_once():
+    state = training(100)
+    now, told, asked = 2.0, [], 0
+    under_way = [s.FetchChunk(chunk(1)), s.FetchChunk(chunk(2))]
+    while now < 600:
+        for fetch in under_way:
+            asked += 1
+            told += state.on(s.Failed(fetch, "The store is away."), now=now)
+        now += max(state.next_wake(now), 0.1)
+        under_way = [s.FetchChunk(link) for link in begun(state.on(s.Tick(), now=now))]
+    texts = [one.text for one in told if isinstance(one, s.Show)]
+    assert asked < 60
+    assert 1 <= len(texts) <= 6
+    assert "Training goes on." in texts[0]
+
+
+def test_one_bad_chunk_does_not_hold_up_the_others():
+    state = training()
+    state.on(s.Failed(s.FetchChunk(chunk(1)), "wrong bytes"), now=3)
+    assert begun(state.on(s.Tick(), now=4.1)) == [chunk(3)]
+
+
+@pytest.mark.parametrize("instruction", [s.AskAssignment(), s.FetchChunk(chunk(1))])
+def test_after_a_broken_connection_it_is_tried_again_soon_and_more_slowly_each_time(instruction):
+    state = s.State(rng=random.Random(0))
+    state.on(s.Started(), now=0)
+    waits = []
+    for _ in range(12):
+        state.on(s.Failed(instruction, "Reset.", broke=True), now=0)
+        waits.append(state.retries[s.key_of(instruction)].due_at)
+    assert waits[0] <= s.SOON_S
+    assert waits[3] > 2 * s.SOON_S
+    assert waits[-1] > 450
+
+
+def test_a_chunk_that_is_refused_is_asked_for_again_much_later():
+    state = training(2)
+    (told,) = state.on(s.Failed(s.FetchChunk(chunk(1)), "No.", retry=False), now=3)
+    assert "Trying" not in told.text
+    assert begun(state.on(s.Tick(), now=100)) == []
+    assert begun(state.on(s.Tick(), now=1000)) == [chunk(1)]
+
+
+def test_links_that_expired_are_renewed_and_the_chunk_fetched_by_the_fresh_one():
+    state = training(2)
+    done = state.on(s.LinksExpired(s.FetchChunk(chunk(1)), "HTTP 403."), now=3)
+    assert s.AskAssignment() in done
+    (fetched,) = begun(state.on(s.Assigned(renewed(2)), now=4))
+    assert fetched.url.endswith("?fresh")
+    assert fetched.sha256 == chunk(1).sha256
+
+
+def test_links_that_were_renewed_meanwhile_are_used_without_asking():
+    state = training(2)
+    state.on(s.Assigned(renewed(2)), now=3)
+    done = state.on(s.LinksExpired(s.FetchChunk(chunk(1)), "HTTP 403."), now=4)
+    assert s.AskAssignment() not in done
+    assert [link.url for link in begun(done)] == [chunk(1).url + "?fresh"]
+
+
+def test_when_fresh_links_do_not_help_they_are_asked_for_ever_more_seldom():
+    state = training(2)
+    now, asked, done = 3.0, 0, [s.FetchChunk(chunk(1))]
+    while now < 3600:
+        for fetch in [one for one in done if isinstance(one, s.FetchChunk)]:
+            done += state.on(s.LinksExpired(fetch, "HTTP 403."), now=now)
+        if s.AskAssignment() in done:
+            asked += 1
+            done = state.on(s.Assigned(renewed(2)), now=now)
+            continue
+        state.heartbeat_at = None
+        now += max(1.0, state.next_wake(now))
+        done = state.on(s.Tick(), now=now)
+    assert 3 <= asked <= 12
+
+
+def test_a_round_of_another_is_trained_again_once_and_the_person_hears_of_it():
+    state, id = training(), uuid4()
+    beat(state, 60)
+    assert state.on(s.HeartbeatAnswered(reply(audit=id)), now=61) == [s.TrainAgain(id)]
+    beat(state, 130)
+    assert state.on(s.HeartbeatAnswered(reply(audit=id)), now=131) == []
+    assert state.on(s.Audited("Checked."), now=140) == [s.Show("Checked.")]
+    beat(state, 200)
+    assert state.on(s.HeartbeatAnswered(reply(audit=id)), now=201) == [s.TrainAgain(id)]
+
+
+def test_an_audit_that_comes_to_nothing_is_given_up_without_a_word():
+    state, id = training(), uuid4()
+    for number, fault in enumerate(
+        (s.Failed(s.TrainAgain(id), "No."), s.UsedUp(s.TrainAgain(id), "Used up.", 60.0))
+    ):
+        now = 60.0 + 100 * number
+        beat(state, now)
+        assert state.on(s.HeartbeatAnswered(reply(audit=id)), now=now + 1) == [s.TrainAgain(id)]
+        assert state.on(fault, now=now + 2) == []
+    assert not state.retries
+
+
+def test_nothing_is_trained_again_before_training_begins_or_while_it_is_held():
+    state = fresh()
+    state.on(s.Started(), now=0)
+    state.on(s.Assigned(assignment()), now=0)
+    assert state.on(s.HeartbeatAnswered(reply(audit=uuid4())), now=1) == []
+    state = training()
+    held = state.on(s.HeartbeatAnswered(reply(audit=uuid4(), order="pause")), now=61)
+    assert s.TrainAgain not in kinds(held)
+
+
+def test_a_chunk_that_came_for_an_audit_is_not_fetched_again():
+    state = training()
+    waits = state.wanted[0]
+    assert state.on(s.ChunkHere(waits.sha256), now=5) == [s.AddChunk(waits.sha256)]
+    assert waits not in state.wanted
+
+
+def beat(state: s.State, now: float) -> None:
+    """Let a heartbeat be sent."""
+    assert any(isinstance(one, s.SendHeartbeat) for one in state.on(s.Tick(), now=now))
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -270,7 +560,12 @@ class AnyHistory(RuleBasedStateMachine):
             self.begun += isinstance(instruction, s.BeginTraining)
             if isinstance(
                 instruction,
-                s.AskAssignment | s.FetchChunk | s.FetchWeights | s.SendUpdate | s.SendHeartbeat,
+                s.AskAssignment
+                | s.FetchChunk
+                | s.FetchWeights
+                | s.SendUpdate
+                | s.SendHeartbeat
+                | s.TrainAgain,
             ):
                 self.under_way.append(instruction)
 
@@ -279,13 +574,18 @@ class AnyHistory(RuleBasedStateMachine):
     def something_ends(self, data, works, allowed):
         instruction = data.draw(st.sampled_from(self.under_way))
         self.under_way.remove(instruction)
-        transfers = s.FetchChunk | s.FetchWeights | s.SendUpdate
+        transfers = s.FetchChunk | s.FetchWeights | s.SendUpdate | s.TrainAgain
         if not allowed and isinstance(instruction, transfers):
             self._take(s.UsedUp(instruction, "Used up.", 3600.0))
             return
         if not works:
-            self._take(s.Failed(instruction, "No answer."))
+            expired = isinstance(instruction, s.FetchChunk) and self.newest % 2
+            fault = s.LinksExpired if expired else s.Failed
+            self._take(fault(instruction, "No answer."))
             return
+        self._works(instruction, data)
+
+    def _works(self, instruction, data):
         match instruction:
             case s.AskAssignment():
                 self._take(s.Assigned(assignment(newest=self.newest)))
@@ -302,7 +602,12 @@ class AnyHistory(RuleBasedStateMachine):
                     for id in pending
                     if self.told.get(id) == "merged"
                 )
-                self._take(s.HeartbeatAnswered(reply(self.newest, updates=told)))
+                audit = data.draw(st.none() | st.uuids())
+                self._take(s.HeartbeatAnswered(reply(self.newest, updates=told, audit=audit)))
+            case s.TrainAgain():
+                chunks = [s.ChunkHere(link.sha256) for link in self.state.wanted[:1]]
+                for event in (*chunks, s.Audited("Checked.")):
+                    self._take(event)
 
     @precondition(lambda self: self.state.training)
     @rule()
@@ -334,6 +639,13 @@ class AnyHistory(RuleBasedStateMachine):
         if self.state.outbox:
             sending = any(isinstance(i, s.SendUpdate) for i in self.under_way)
             assert sending or "update" in self.state.retries
+
+    @invariant()
+    def a_chunk_is_here_or_under_way_or_waits(self):
+        state = self.state
+        for link in state.assignment.dataset if state.assignment else ():
+            waits = link in state.wanted or f"chunk {link.sha256}" in state.retries
+            assert waits or link.sha256 in state.chunks | state.fetching
 
     @invariant()
     def an_unmerged_update_is_carried(self):

@@ -5,11 +5,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from handcar.errors import Problem, Unreachable
+from handcar.errors import Broken, Problem, Unreachable
 from handcar.protocol import problems
-from handcar.protocol.messages import UpdateAnnouncement, UpdateStatus
+from handcar.protocol.messages import (
+    DirectPart,
+    DirectUpload,
+    UpdateAnnouncement,
+    UpdateStatus,
+)
 from handcar.volunteer import uploads
-from handcar.volunteer.talk import Broken
+from handcar.volunteer.line import UsedUp
 
 SIZE = 1000
 URL = "http://server/bytes"
@@ -113,3 +118,79 @@ def test_a_server_without_room_is_asked_again_later():
 
 def test_a_final_no_ends_it():
     assert send(Server(no(problems.GONE))).state == "refused"
+
+
+class Store(Server):
+    """A server with a store: what happens to each part is written down beforehand."""
+
+    PARTS = 3
+
+    def __init__(self, *fate: bool | Exception) -> None:
+        super().__init__()
+        self.parts = list(fate)
+        """For each part that is sent: it arrives and the answer too, or not, or this happens."""
+        self.there: set[int] = set()
+        self.sent: list[int] = []
+        self.is_ending = False
+
+    def announce(self, facts: UpdateAnnouncement) -> UpdateStatus:
+        return self._status()
+
+    def send_part(self, part: DirectPart, direct: DirectUpload, path: Path, on_sent) -> None:
+        self.sent.append(part.number)
+        fate = self.parts.pop(0) if self.parts else True
+        if fate is not False:
+            self.there.add(part.number)
+        if fate is False or isinstance(fate, Exception):
+            raise fate or Broken("reset")
+
+    def complete(self, direct: DirectUpload) -> UpdateStatus:
+        self._break()
+        return self._status()
+
+    def _status(self) -> UpdateStatus:
+        if len(self.there) == self.PARTS:
+            return UpdateStatus(id=UUID(int=0), state="received")
+        missing = [n + 1 for n in range(self.PARTS) if n + 1 not in self.there]
+        parts = tuple(DirectPart(number=number, url="http://store") for number in missing)
+        direct = DirectUpload(complete_url=URL, part_bytes=400, parts=parts)
+        return UpdateStatus(id=UUID(int=0), state="announced", upload_url=URL, direct=direct)
+
+
+def test_parts_go_straight_to_the_store():
+    server = Store()
+    assert send(server).state == "received"
+    assert (server.sent, server.patches) == ([1, 2, 3], [])
+
+
+def test_parts_that_are_there_are_not_sent_again():
+    server = Store(True, False, True, False)
+    assert send(server).state == "received"
+    assert server.sent == [1, 2, 2, 3, 3]
+
+
+def test_a_part_whose_answer_was_lost_counts():
+    server = Store(True, True, Broken("reset"))
+    assert send(server).state == "received"
+    assert server.sent == [1, 2, 3]
+
+
+def test_where_a_store_can_not_be_reached_it_goes_through_the_server():
+    server = Store(False, False)
+    assert send(server).state == "received"
+    assert (server.sent, server.patches) == ([1, 1], [0])
+
+
+def test_what_a_volunteer_allows_a_day_holds_for_the_store_too():
+    server = Store(UsedUp("up", 1e6, 60.0))
+    with pytest.raises(UsedUp):
+        send(server)
+    assert server.patches == []
+
+
+def test_a_program_that_ends_tries_no_other_way():
+    server = Store(False)
+    server.is_ending = True
+    with pytest.raises(Unreachable):
+        send(server)
+    assert (server.sent, server.patches) == ([1], [])

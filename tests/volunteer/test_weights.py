@@ -75,6 +75,30 @@ def test_a_restart_finds_the_version_on_disk(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("held", [None, 1, 3, 5])
+def test_the_weights_of_several_versions_are_had_from_as_few_frames_as_can_be(
+    tmp_path: Path, held: int | None
+):
+    published, fetched = Published(5), []
+    keeper = Keeper(tmp_path, LAYOUT)
+    if held is not None:
+        keeper.keep(held, published.weights[held])
+
+    def fetch(frame: Frame) -> bytes:
+        fetched.append((frame.kind, frame.version))
+        return published.fetch(frame)
+
+    found = keeper.several(published.series, {2, 3, 4}, fetch)
+    for number, weights in found.items():
+        assert weights.tobytes() == published.weights[number].tobytes()
+    assert found.keys() == {2, 3, 4}
+    assert keeper.version == held
+    delta = [("delta", number) for number in range(6)]
+    from_key = [("keyframe", 0), delta[1], delta[2]]
+    expected = {None: [*from_key, *delta[3:5]], 1: delta[2:5], 3: [*from_key, delta[4]]}
+    assert fetched == expected.get(held, expected[None])
+
+
 def test_weights_damaged_on_disk_are_not_used(tmp_path: Path):
     Keeper(tmp_path, LAYOUT).keep(3, Published(0).weights[0])
     (path,) = tmp_path.iterdir()
@@ -105,6 +129,14 @@ def test_weights_that_do_not_have_the_promised_digest_are_refused(tmp_path: Path
     series = published.series.model_copy(update={"deltas": (lie,)})
     with pytest.raises(FrameError, match="version 1: expected weights"):
         Keeper(tmp_path, LAYOUT).follow(series, 1, published.fetch)
+
+
+def test_who_holds_what_the_server_made_anew_after_a_backup_takes_a_keyframe(tmp_path: Path):
+    published = Published(5, key_at=1)
+    keeper = Keeper(tmp_path, LAYOUT)
+    keeper.keep(4, published.weights[4] + np.float32(1.0))
+    weights = keeper.follow(published.series, 5, published.fetch)
+    assert np.array_equal(weights, published.weights[5])
 
 
 def test_a_frame_of_another_version_is_refused(tmp_path: Path):

@@ -1,8 +1,10 @@
 """How long a round lasts, so that line, day and server carry its update. Pure numbers.
 
-A round is as short as three budgets allow: the line (sending an update takes a small share
-of the round), the day (bytes that the volunteer allows), and the server (updates that it can
-decode). Only when even the longest round could not carry an update is it coded coarser.
+Short rounds train best, so a round is as short as the budgets allow: the line (sending an
+update and fetching a version take a small share of the round), the day (bytes that the
+volunteer allows), the server (updates that it can decode), and this machine (beginning and
+ending a round takes time in which nothing is trained). Only when even the longest round
+could not carry an update is it coded coarser.
 """
 
 from __future__ import annotations
@@ -15,23 +17,30 @@ from handcar.protocol.messages import RoundLimits
 from handcar.volunteer.words import duration, rate_text, size_text
 
 DAY_S = 24 * 3600.0
-SHORT_ROUND_S = 60.0
-"""Where nothing asks for more, no round lasts longer: shorter ones train better, but beginning
-and ending a round costs a second or so with a large model."""
+SHORTEST_S = 3.0
+"""Where nothing needs longer rounds and the model asks for no shorter ones."""
+DOWN_SHARE = 0.2
+"""The share of a round that fetching a version may take: chunks come over the same line."""
+BETWEEN_SHARE = 0.05
+"""The share of a round that may pass from its last step to the first of the next."""
 COARSE_STEP = 4.0
 COARSE_SIZE = 0.4
-"""A guess at what an update at COARSE_STEP takes of one at 2, until one was made."""
+"""A guess at what an update at COARSE_STEP takes of a finer one, until one was made."""
 AHEAD = 2
 """With so many own updates unmerged a round goes on, up to the longest: sending more often
 than link and server keep up with would only carry more and more."""
-MORE_STEPS = 100
+MORE_STEPS = 1000
 MORE_S = 10.0
-"""A round that is not sent yet goes on by so much."""
+"""A round that is not sent yet goes on by so much, at most."""
 NEWS = 1.5
 """A round that becomes so many times longer or shorter is worth telling."""
 NEWS_FROM_S = 5.0
 NOISE = 0.5
-"""What the newest size counts in the running mean of update sizes."""
+"""What the newest value counts in a running mean."""
+
+
+Because = Literal["model", "line", "down", "day", "server"]
+"""Who needs a round as long as it is: the line up or down, what a day allows, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,13 @@ class Known:
     """The same at COARSE_STEP."""
     up_bytes_per_s: float | None = None
     left_today: float | None = None
-    """Bytes a second that the daily limit leaves for the rest of the day; None without one."""
+    """Bytes a second up that the daily limit leaves for the rest of the day; None without one."""
+    version_bytes: float | None = None
+    """Mean size of what leads from the version held to the next one fetched."""
+    down_bytes_per_s: float | None = None
+    down_left_today: float | None = None
+    between_s: float | None = None
+    """Seconds from the last step of a round to the first of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +91,54 @@ class RoundBudget:
     update_step: float
     min_seconds: float = 0.0
     """What the budgets need; `max_seconds` is never below it."""
-    because: Literal["model", "line", "day", "server"] = "model"
+    because: Because = "model"
     """Who needs `min_seconds`."""
     is_coarse: bool = False
     """Whether the step is coarser than the model asks for."""
     update_bytes: float | None = None
     """What its update is expected to take."""
+    longest_steps: int | None = None
+    """Where a round stands still while own updates wait; None where it goes on."""
 
 
 def plan(asked: RoundLimits, update_step: float, allowance: Allowance, known: Known) -> RoundBudget:
     """Return how long rounds are from now on.
 
-    Never beyond the longest round; not longer than the model asks for, unless a budget
-    needs it; and no longer than a minute where nothing needs more.
+    Never beyond the longest round. Not longer than the model asks for, unless line, day or
+    server need it; else as short as helps: a few seconds, or what this machine needs not to be
+    busy with beginnings and ends.
     """
     coarse = is_coarse(update_step, allowance, known)
     size = _coarse_bytes(known) if coarse else known.update_bytes
-    needs = {
-        "line": _line_seconds(size, allowance, known) / allowance.up_share,
-        "day": _seconds(size, known.left_today),
-        "server": asked.min_seconds,
-    }
+    needs = _needs(size, asked, allowance, known)
     because = max(needs, key=lambda name: needs[name])
     needed = min(needs[because], limits.ROUND_S)
+    short = max(SHORTEST_S, (known.between_s or 0.0) / BETWEEN_SHARE)
     return RoundBudget(
         max_steps=asked.max_steps,
-        max_seconds=max(needed, min(asked.max_seconds, SHORT_ROUND_S)),
+        max_seconds=max(needed, min(asked.max_seconds, short)),
         update_step=COARSE_STEP if coarse else update_step,
         is_coarse=coarse,
         min_seconds=needed,
-        because=because if needed else "model",  # type: ignore[arg-type]  # its own keys
+        because=because if needed else "model",
         update_bytes=size,
+        longest_steps=asked.longest_steps,
     )
+
+
+def _needs(
+    size: float | None, asked: RoundLimits, allowance: Allowance, known: Known
+) -> dict[Because, float]:
+    """Return how many seconds a round must last for each of the budgets."""
+    down = _least(allowance.down_bytes_per_s, known.down_bytes_per_s)
+    version = known.version_bytes
+    days = (_seconds(size, known.left_today), _seconds(version, known.down_left_today))
+    return {
+        "line": _line_seconds(size, allowance, known) / allowance.up_share,
+        "down": _seconds(version, down) / DOWN_SHARE,
+        "day": max(days),
+        "server": asked.min_seconds,
+    }
 
 
 def is_coarse(update_step: float, allowance: Allowance, known: Known) -> bool:
@@ -126,8 +157,11 @@ def _coarse_bytes(known: Known) -> float:
 
 def allowed_rate(allowance: Allowance, known: Known) -> float | None:
     """Return the bytes a second that may go up, measured and allowed; None when unknown."""
-    rates = [rate for rate in (allowance.up_bytes_per_s, known.up_bytes_per_s) if rate]
-    return min(rates, default=None)
+    return _least(allowance.up_bytes_per_s, known.up_bytes_per_s)
+
+
+def _least(*rates: float | None) -> float | None:
+    return min((rate for rate in rates if rate), default=None)
 
 
 def _line_seconds(size: float | None, allowance: Allowance, known: Known) -> float:
@@ -152,13 +186,18 @@ def is_over(budget: RoundBudget, *, steps: int, seconds: float, waiting: int) ->
 
 
 def stretch(budget: RoundBudget, *, steps: int, seconds: float) -> tuple[int, float]:
-    """Return how many more steps to make, and for how many seconds at most."""
+    """Return how many more steps to make, and for how many seconds at most.
+
+    No more steps: the round has its steps, and stands still until it is over.
+    """
     steps_left, seconds_left = budget.max_steps - steps, budget.max_seconds - seconds
     if steps_left > 0 and seconds_left > 0:
         return steps_left, seconds_left
     if steps < limits.ROUND_STEPS and seconds < budget.min_seconds:
         return limits.ROUND_STEPS - steps, budget.min_seconds - seconds
-    return MORE_STEPS, MORE_S
+    if budget.longest_steps is None:
+        return MORE_STEPS, MORE_S
+    return max(0, min(MORE_STEPS, budget.longest_steps - steps)), MORE_S
 
 
 def left_today(a_day: float | None, used: float, seconds_left: float) -> float | None:
@@ -168,9 +207,9 @@ def left_today(a_day: float | None, used: float, seconds_left: float) -> float |
     return max(0.0, a_day - used) / max(seconds_left, 1.0)
 
 
-def mean_size(before: float | None, size: float) -> float:
-    """Return the running mean of update sizes with one more."""
-    return size if before is None else before + NOISE * (size - before)
+def mean(before: float | None, value: float) -> float:
+    """Return a running mean with one more value."""
+    return value if before is None else before + NOISE * (value - before)
 
 
 # -- in words --------------------------------------------------------------------------------
@@ -207,10 +246,14 @@ def _line(allowance: Allowance, known: Known) -> str | None:
 def _so(budget: RoundBudget, allowance: Allowance) -> str:
     lasts = duration(budget.min_seconds)
     if budget.min_seconds < NEWS_FROM_S:
-        return f"so a round is as long as the model asks, at most {duration(budget.max_seconds)}."
-    if budget.because == "day":
-        a_day = size_text(allowance.up_bytes_a_day or 0.0)
-        return f"and you allow {a_day} a day, so a round lasts about {lasts}."
-    if budget.because == "server":
-        return f"and the server asks for rounds of about {lasts} to keep up with everyone."
+        return f"so rounds are as short as helps, about {duration(budget.max_seconds)}."
+    match budget.because:
+        case "day":
+            days = ((allowance.up_bytes_a_day, "up"), (allowance.down_bytes_a_day, "down"))
+            allowed = " and ".join(f"{size_text(size)} a day {way}" for size, way in days if size)
+            return f"and you allow {allowed}, so a round lasts about {lasts}."
+        case "server":
+            return f"and the server asks for rounds of about {lasts} to keep up with everyone."
+        case "down":
+            return f"and fetching the others' work takes time too, so a round lasts about {lasts}."
     return f"so a round lasts about {lasts}."

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handcar import files
 from handcar.errors import FrameError
+from handcar.protocol.messages import Drawn, RatePlan
 from handcar.wire import container
 from handcar.wire.layout import Flat
 
@@ -30,6 +31,13 @@ class Round:
     """Own updates, not in the base version, that its start has on top."""
     start: Flat
     seed: int
+    """Of what layers such as Dropout draw."""
+    rate: RatePlan = field(default_factory=RatePlan)
+    after: tuple[UUID, ...] = ()
+    """The rounds before it since the optimizer began afresh, and their steps together."""
+    after_steps: int = 0
+    drawn: list[Drawn | None] = field(default_factory=list)
+    """What earlier runs of this program trained on in it; none where that can't be said."""
     steps: int = 0
     records: int = 0
     seconds: float = 0.0
@@ -62,6 +70,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "base_version": now.base_version,
             "carried": [str(update) for update in now.carried],
             "seed": now.seed,
+            "rate": now.rate.model_dump(),
+            "after": [str(update) for update in now.after],
+            "after_steps": now.after_steps,
+            "drawn": [drawn and drawn.model_dump() for drawn in now.drawn],
             "steps": now.steps,
             "records": now.records,
             "seconds": now.seconds,
@@ -96,4 +108,7 @@ def _read(data: bytes, size: int) -> Checkpoint:
         for section, (kind, shape) in zip(sections[2:], header["optimizer"], strict=True)
     ]
     facts["carried"] = tuple(map(UUID, facts["carried"]))
+    facts["after"] = tuple(map(UUID, facts["after"]))
+    facts["rate"] = RatePlan.model_validate(facts["rate"])
+    facts["drawn"] = [drawn and Drawn.model_validate(drawn) for drawn in facts["drawn"]]
     return Checkpoint(Round(start=start, **facts), weights, optimizer, header["passes"])

@@ -2,11 +2,12 @@
 
 <home>/
   lock                     held while `handcar join` runs
-  line.json                bytes sent and fetched today
-  blocks/                  decoded chunks by digest; shared by all models
+  line.json                bytes sent and fetched today, and how fast that was
+  hosts.json               how fast each host has been
+  blocks/                  chunks by digest, and decoded; shared by all models
   parts/                   downloads under way
   servers/<key>/
-    token.json
+    token.json  signing-key.pub  task.json
     models/<id>/
       assignment.json  model.json  journal.jsonl  checkpoint
       residual             what coding dropped of the updates so far
@@ -49,6 +50,11 @@ class Home:
         return self.path / "line.json"
 
     @property
+    def hosts(self) -> Path:
+        """How each host has served this machine."""
+        return self.path / "hosts.json"
+
+    @property
     def parts(self) -> Path:
         """Downloads under way, and files that wait to be decoded."""
         return self.path / "parts"
@@ -69,6 +75,10 @@ class Home:
         path = self.server(url) / "token.json"
         files.write(path, identity.model_dump_json().encode())
         path.chmod(0o600)
+
+    def signing_key(self, url: str) -> Path:
+        """Return where the key is kept that a server signs with."""
+        return self.server(url) / "signing-key.pub"
 
     def task(self, url: str, model_id: str) -> Task:
         """Return the folder of one model."""

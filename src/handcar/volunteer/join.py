@@ -9,38 +9,70 @@ one thread a kind  chunks, weights, updates, heartbeats, each its own small pool
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from handcar import __version__, files
-from handcar.data.blocks import BlockStore
+from handcar.data.blocks import Block, BlockStore, Wanted
+from handcar.data.eviction import whose_turn
 from handcar.data.order import Sampler
-from handcar.errors import Corrupt, DiskFull, HandcarError, Problem, Unreachable
+from handcar.errors import (
+    Broken,
+    ChunkError,
+    Corrupt,
+    DiskFull,
+    HandcarError,
+    LinkGone,
+    Problem,
+    Unreachable,
+)
 from handcar.protocol import problems
-from handcar.protocol.messages import Assignment, Frame, Heartbeat, Link, UpdateAnnouncement
-from handcar.stores import http
+from handcar.protocol.messages import (
+    Assignment,
+    ChunkLink,
+    Frame,
+    Heartbeat,
+    Link,
+    UpdateAnnouncement,
+)
 from handcar.volunteer import state as states
 from handcar.volunteer import uploads
+from handcar.volunteer.auditing import Auditor
 from handcar.volunteer.budget import Allowance
+from handcar.volunteer.downloads import FLOOR_BYTES_PER_S, MOST_AT_ONCE, Downloads
 from handcar.volunteer.folder import Home, Task
+from handcar.volunteer.hosts import Hosts
 from handcar.volunteer.line import Line, UsedUp
-from handcar.volunteer.opentask import OpenTask, keep_room_for, open_task, what_it_takes
+from handcar.volunteer.opentask import (
+    KEPT_FREE,
+    Needs,
+    OpenTask,
+    how_long_it_takes,
+    needs_of,
+    open_task,
+    what_it_takes,
+)
 from handcar.volunteer.pacing import Pacing
 from handcar.volunteer.rounds import Inbox, Rounds
 from handcar.volunteer.screen import Screen, Sending, Snapshot
-from handcar.volunteer.state import PARALLEL_CHUNKS, Event, Failed, Instruction, State
+from handcar.volunteer.state import Event, Failed, Instruction, State
 from handcar.volunteer.talk import Server
 from handcar.volunteer.training import Plan, Progress, Training
+from handcar.volunteer.trust import expect_signed
+
+if TYPE_CHECKING:
+    from handcar.modelfile.trainer import Network
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +99,10 @@ class Options:
     name: str
     model_id: str | None = None
     allowance: Allowance = field(default_factory=Allowance)
+    disk_bytes: int | None = None
+    """What chunks may take of the disk, decoded ones included."""
+    audits_on: str | None = None
+    """Keras's backend, if rounds of others may be trained again here."""
 
 
 def join(options: Options, screen: Screen) -> int:
@@ -91,23 +127,46 @@ class Volunteer:
         self._inbox = Inbox()
         self._line = Line(options.allowance, options.home.line, stop=self._inbox.stop)
         self._server = Server(options.url, self._line)
-        self._blocks = BlockStore(options.home.blocks)
+        self._hosts = Hosts(options.home.hosts)
+        self._downloads = Downloads(
+            self._server.files,
+            self._line,
+            self._hosts,
+            say=lambda text: screen.say(text, "warning"),
+            stop=self._inbox.stop,
+        )
+        self._blocks = BlockStore(options.home.blocks, budget_bytes=options.disk_bytes)
         self._state = State(rng=random.Random())  # noqa: S311 - jitter
+        self._blocks.on_gone = lambda digests: self._events.put(states.ChunksGone(tuple(digests)))
+        self._links: Mapping[str, ChunkLink] = {}
+        """The chunks of the task at hand, by their digest."""
+        self._came: dict[str, int] = {}
+        """The passes that each chunk counted when it came: a new one begins with the others'."""
+        self._leaving: set[str] = set()
+        """Chunks that training is to use no more, so that one that is to come finds room."""
+        self._sampler: Sampler | None = None
         self._training: Training | None = None
         self._pacing: Pacing | None = None
+        self._network: Future[Network] | None = None
         self._sending: Sending | None = None
         self._merged_updates = 0
         self._bytes_saved = 0
         self._exit_code: int | None = None
         self.again = False
         """Whether the server has something else to train."""
+        self._auditor = Auditor(
+            self._server, self._blocks, self._inbox, fetch=self._fetch_aside, came=self._came_aside
+        )
         self._task: OpenTask | None = None
+        self._untold: Needs | None = None
+        """What the person is still to hear the time of, once the line's speed is known."""
         self._pools = {
-            states.FetchChunk: ThreadPoolExecutor(PARALLEL_CHUNKS, "chunks"),
+            states.FetchChunk: ThreadPoolExecutor(MOST_AT_ONCE, "chunks"),
             states.FetchWeights: ThreadPoolExecutor(1, "weights"),
             states.SendUpdate: ThreadPoolExecutor(1, "updates"),
             states.SendHeartbeat: ThreadPoolExecutor(1, "heartbeats"),
             states.AskAssignment: ThreadPoolExecutor(1, "assignments"),
+            states.TrainAgain: ThreadPoolExecutor(1, "audits"),
         }
 
     def __enter__(self) -> Volunteer:
@@ -119,6 +178,7 @@ class Volunteer:
             pool.shutdown(wait=False, cancel_futures=True)
         self._server.close()
         self._line.close()
+        self._hosts.keep()
 
     def run(self) -> int:
         """Run until the state says Leave; return the exit code."""
@@ -131,6 +191,7 @@ class Volunteer:
             while self._exit_code is None:
                 self._feed(self._next_event())
                 self._pace()
+                self._tell_how_long()
                 self._screen.show(self.snapshot())
         return self._exit_code
 
@@ -159,10 +220,19 @@ class Volunteer:
         """Let rounds be as long as the budgets now say, and tell the person when that is news."""
         if self._pacing is None:
             return
+        if self._training:
+            self._pacing.was_between(self._training.between_s)
         if text := self._pacing.renew():
             self._screen.say(text)
         if self._training:
             self._training.budget = self._pacing.budget
+
+    def _tell_how_long(self) -> None:
+        """Say when training begins, as soon as the line's speed is known."""
+        needs, rate = self._untold, self._line.down_expected()
+        if needs and rate:
+            self._untold = None
+            self._screen.say(how_long_it_takes(needs, rate))
 
     # -- events
 
@@ -198,9 +268,37 @@ class Volunteer:
 
     def _open(self, folder: Task, assignment: Assignment, raw: bytes) -> OpenTask:
         self._task = open_task(folder, assignment, raw)
+        self._blocks.keep_free_bytes = KEPT_FREE * self._task.layout.size
+        self._use_links(assignment)
+        self._blocks.wanted = self._wanted
         sizes = [update.size for update in self._task.announcements.values()]
         self._pacing = Pacing(assignment, self._line, sizes)
         return self._task
+
+    def _use_links(self, assignment: Assignment) -> None:
+        self._links = {link.sha256: link for link in assignment.dataset}
+
+    def _wanted(self, digests: Iterable[str]) -> Mapping[str, Wanted]:
+        """Return which of these chunks are the task's, and what each is worth on the disk."""
+        links, came = self._links, self._came
+        passes = self._sampler.passes() if self._sampler else {}
+        passes |= {digest: came.get(digest, 0) + 1 for digest in self._leaving}
+        since = {
+            digest: passes.get(digest, 0) - came.get(digest, 0)
+            for digest in digests
+            if digest in links
+        }
+        # One stays whatever comes: training ends when it has none.
+        training = (since.keys() & passes.keys()) - self._leaving
+        stays = min(sorted(training), key=since.__getitem__, default=None)
+        rate = self._line.down_expected() or FLOOR_BYTES_PER_S
+        return {
+            digest: Wanted(None if digest == stays else self._fetch_s(links[digest], rate), count)
+            for digest, count in since.items()
+        }
+
+    def _fetch_s(self, link: ChunkLink, rate: float) -> float:
+        return self._hosts.seconds_for([link.url, *link.mirrors], link.size, rate)
 
     # -- instructions: those that take time go to a pool, the others are done here
 
@@ -216,12 +314,15 @@ class Volunteer:
             self._events.put(IN_POOL[type(instruction)](self, instruction))
         except UsedUp as limit:
             self._events.put(states.UsedUp(instruction, str(limit), limit.after_s))
+        except LinkGone as gone:
+            self._events.put(self._gone(instruction, gone))
         except Problem as problem:
             retry = problem.type in MAY_BECOME_YES or problem.status >= 500
             self._events.put(Failed(instruction, _sentence(problem), retry=retry))
         except Unreachable as error:
             after_s = getattr(error, "retry_after_s", None)
-            self._events.put(Failed(instruction, _sentence(error), after_s=after_s))
+            broke = isinstance(error, Broken)
+            self._events.put(Failed(instruction, _sentence(error), after_s=after_s, broke=broke))
         except (Corrupt, DiskFull) as error:
             self._events.put(Failed(instruction, _sentence(error)))
         except HandcarError as error:
@@ -229,6 +330,12 @@ class Volunteer:
         except Exception as error:
             log.exception("%s failed", type(instruction).__name__)
             self._events.put(Failed(instruction, f"{type(error).__name__}: {error}."))
+
+    def _gone(self, instruction: Instruction, gone: LinkGone) -> Event:
+        if isinstance(instruction, states.FetchChunk):
+            return states.LinksExpired(instruction, _sentence(gone))
+        # Frames are asked for by their version, and the series is read anew each time.
+        return Failed(instruction, _sentence(gone))
 
     def _ask_assignment(self, _: states.AskAssignment) -> Event:
         home, url = self._options.home, self._options.url
@@ -239,61 +346,111 @@ class Volunteer:
         self._server.use_token(identity.token)
         wanted = self._task.assignment.id if self._task else self._options.model_id
         assignment = self._server.assignment(wanted)
+        expect_signed(assignment, home.signing_key(url), url)
         if self._task is None:
             self._begin_task(assignment)
         else:
             self._task.folder.keep_assignment(assignment)
+            self._use_links(assignment)
             self._required_pacing().ask(assignment.round)
+            self._task.schedule.hear(assignment.series.newest, assignment.round)
         return states.Assigned(assignment)
 
     def _begin_task(self, assignment: Assignment) -> None:
-        raw = self._server.bytes_of(assignment.configuration)
-        _check_digest(raw, assignment.configuration)
+        raw = self._bytes_of(assignment.configuration)
         folder = self._options.home.task(self._options.url, assignment.id)
         task = self._open(folder, assignment, raw)
         files.write(folder.model_file, raw)
         folder.keep_assignment(assignment)
         self._options.home.keep_task(self._options.url, assignment.id)
-        self._screen.say(what_it_takes(assignment, task.layout, frozenset(self._blocks.digests())))
+        here, disk_bytes = frozenset(self._blocks.digests()), self._options.disk_bytes
+        needs = needs_of(assignment, task.layout, here, disk_bytes or math.inf)
+        self._screen.say(what_it_takes(needs))
+        self._untold = needs
 
     def _fetch_chunk(self, instruction: states.FetchChunk) -> Event:
         link = instruction.link
-        keep_room_for(self._options.home.path, link, self._required_task().layout)
-        path = self._fetch(link, link.mirrors)
-        self._blocks.add(link.sha256, path)
+        try:
+            self._blocks.make_room_for(link.size)
+            path = self._fetch(link)
+            self._blocks.add(link.sha256, path)
+        except DiskFull as full:
+            self._let_one_go()
+            return states.NoRoom(instruction, _sentence(full))
         path.unlink(missing_ok=True)
-        return states.ChunkHere(link.sha256)
+        self._let_stay()
+        return states.ChunkHere(link.sha256, self._downloads.at_once)
+
+    def _let_one_go(self) -> None:
+        """Take a chunk out of training: what is in use makes no room.
+
+        With few chunks all of them are in use, one pass after the other. One stays.
+        """
+        if self._sampler is None:
+            return
+        passes = self._sampler.passes()
+        since = {digest: count - self._came.get(digest, count) for digest, count in passes.items()}
+        here = self._leaving & set(self._blocks.digests())
+        sizes = {digest: self._links[digest].size for digest in since.keys() | here}
+        leaves, returns = whose_turn(since, here, sizes)
+        if leaves is not None:
+            self._leaving.add(leaves)
+            self._sampler.remove(leaves)
+        if returns is not None:
+            self._leaving.discard(returns)
+            self._events.put(states.ChunkHere(returns, self._downloads.at_once))
+
+    def _let_stay(self) -> None:
+        """Take those back into training that did not have to go in the end."""
+        here = set(self._blocks.digests())
+        while self._leaving:
+            digest = self._leaving.pop()
+            if digest in here:
+                self._events.put(states.ChunkHere(digest, self._downloads.at_once))
 
     def _fetch_weights(self, instruction: states.FetchWeights) -> Event:
         task = self._required_task()
         series = self._server.series(task.assignment.id)
-        weights = task.keeper.follow(series, instruction.version, self._frame)
+        held, sizes = task.keeper.version, list[int]()
+
+        def fetch(frame: Frame) -> bytes:
+            sizes.append(frame.size)
+            return self._bytes_of(frame)
+
+        weights = task.keeper.follow(series, instruction.version, fetch)
+        if held is not None:
+            self._required_pacing().took_up(sum(sizes))
         # The journal first: weights on disk whose own updates are not known to be in them
         # would have these added a second time after a restart.
         task.journal.merged(instruction.version, instruction.merged)
         task.keeper.keep(instruction.version, weights)
         return states.WeightsHere(instruction.version, instruction.merged)
 
-    def _frame(self, frame: Frame) -> bytes:
-        path = self._fetch(frame)
+    def _bytes_of(self, link: Link) -> bytes:
+        """Fetch a small file or a frame, from wherever it comes best."""
+        path = self._fetch(link)
         data = path.read_bytes()
         path.unlink(missing_ok=True)
         return data
 
-    def _fetch(self, link: Link, mirrors: tuple[str, ...] = ()) -> Path:
+    def _fetch(self, link: Link) -> Path:
         path = self._options.home.parts / link.sha256.removeprefix("sha256:")
-        with self._line.transfer("down"):
-            http.fetch(
-                self._server.files,
-                link.url,
-                path=path,
-                size=link.size,
-                sha256=link.sha256,
-                on_bytes=self._line.received,
-                stop=self._inbox.stop,
-                mirrors=mirrors,
-            )
+        self._downloads.fetch(link, path)
+        self._hosts.keep()
         return path
+
+    def _fetch_aside(self, link: Link, name: str) -> Path:
+        """Fetch to a file of its own, as another thread may fetch the same for our training."""
+        path = self._options.home.parts / f"{name}-{link.sha256.removeprefix('sha256:')}"
+        self._downloads.fetch(link, path)
+        return path
+
+    def _came_aside(self, digest: str) -> None:
+        self._events.put(states.ChunkHere(digest, self._downloads.at_once))
+
+    def _train_again(self, instruction: states.TrainAgain) -> Event:
+        task = self._required_task()
+        return states.Audited(self._auditor.audit(instruction.id, task, self._links))
 
     def _send_update(self, instruction: states.SendUpdate) -> Event:
         task = self._required_task()
@@ -316,6 +473,7 @@ class Volunteer:
         reply = self._server.heartbeat(body)
         if reply.round and self._pacing:
             self._pacing.ask(reply.round)
+            self._required_task().schedule.hear(reply.newest, reply.round)
         return states.HeartbeatAnswered(reply)
 
     def _heartbeat(self, pending: tuple[UUID, ...], seen: tuple[int, ...]) -> Heartbeat:
@@ -335,9 +493,29 @@ class Volunteer:
                 "bytes_down": now.bytes_down,
                 "pending": pending[:64],
                 "seen_messages": seen[:64],
+                "liars": self._downloads.untold_liars(),
+                "audits_on": self._options.audits_on if self._training else None,
                 "client_version": __version__,
             }
         )
+
+    def _prepare(self, instruction: states.Prepare) -> None:
+        task = self._required_task()
+
+        def ready() -> Network:
+            from handcar.modelfile.trainer import Network
+
+            network = Network(task.model_file, task.layout, seed=random.getrandbits(31))
+            try:
+                columns = self._blocks.open(instruction.digest).columns
+                network.warm_up(columns["x"], columns["y"])
+            except (ChunkError, DiskFull, OSError, KeyError) as error:
+                log.info("the model is compiled later: %s", error)  # the sampler looks closer
+            return network
+
+        pool = ThreadPoolExecutor(1, "model")
+        self._network = pool.submit(ready)
+        pool.shutdown(wait=False)
 
     def _begin_training(self, instruction: states.BeginTraining) -> None:
         task = self._required_task()
@@ -347,36 +525,55 @@ class Volunteer:
             layout=task.layout,
             budget=self._required_pacing().budget,
             seed=random.getrandbits(31),
+            schedule=task.schedule,
             steps_before=task.recalled.steps,
             records_before=task.recalled.records,
             round_before=task.recalled.last_round,
+            network=self._network.result if self._network else None,
         )
+        self._network = None
         rounds = Rounds(
             task.folder,
             model_id=task.assignment.id,
             layout=task.layout,
             base=task.keeper.newest(),
-            pending=instruction.pending,
+            pending={id: task.announcements[id].records for id in instruction.pending},
             journal=task.journal,
             update_step=task.assignment.update_step,
+            starts=task.assignment.starts,
         )
         self._sampler = Sampler(
-            self._blocks.open, batch_size=task.model_file.batch_size, rng=_generator()
+            self._open_block,
+            batch_size=task.model_file.batch_size,
+            seed=random.getrandbits(48),
         )
         self._training = Training(
             plan,
             rounds=rounds,
-            sampler=self._sampler,
+            sampler=self._required_sampler(),
             inbox=self._inbox,
             made=self._made,
             say=lambda text: self._screen.say(text, "warning"),
             ended=lambda reason: self._events.put(states.TrainingEnded(reason)),
         )
 
+    def _open_block(self, digest: str) -> Block:
+        try:
+            return self._blocks.open(digest)
+        except ChunkError:
+            self._blocks.drop(digest)  # and is fetched again
+            raise
+
     def _add_chunk(self, instruction: states.AddChunk) -> None:
-        self._sampler.add(instruction.digest)
+        digest, sampler = instruction.digest, self._required_sampler()
+        sampler.add(digest)
+        self._came[digest] = sampler.passes()[digest]
         if self._training and not self._training.ident:
             self._training.start()
+
+    def _remove_chunk(self, instruction: states.RemoveChunk) -> None:
+        self._required_sampler().remove(instruction.digest)
+        self._came.pop(instruction.digest, None)
 
     def _made(self, announcement: UpdateAnnouncement) -> None:
         task = self._required_task()
@@ -422,6 +619,11 @@ class Volunteer:
             raise HandcarError("nothing has been assigned yet")
         return self._task
 
+    def _required_sampler(self) -> Sampler:
+        if self._sampler is None:
+            raise HandcarError("training has not begun yet")
+        return self._sampler
+
     def _required_pacing(self) -> Pacing:
         if self._pacing is None:
             raise HandcarError("nothing has been assigned yet")
@@ -429,8 +631,10 @@ class Volunteer:
 
 
 DO_NOW: dict[type, Callable[[Volunteer, Any], None]] = {
+    states.Prepare: Volunteer._prepare,
     states.BeginTraining: Volunteer._begin_training,
     states.AddChunk: Volunteer._add_chunk,
+    states.RemoveChunk: Volunteer._remove_chunk,
     states.TakeUp: Volunteer._take_up,
     states.Drop: Volunteer._drop,
     states.Hold: Volunteer._hold,
@@ -446,6 +650,7 @@ IN_POOL: dict[type, Callable[[Volunteer, Any], Event]] = {
     states.FetchWeights: Volunteer._fetch_weights,
     states.SendUpdate: Volunteer._send_update,
     states.SendHeartbeat: Volunteer._send_heartbeat,
+    states.TrainAgain: Volunteer._train_again,
 }
 
 
@@ -473,18 +678,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def _load_keras() -> None:
-    import handcar.modelfile.build  # noqa: F401
-
-
-def _generator() -> Any:
-    import numpy as np
-
-    return np.random.default_rng()
-
-
-def _check_digest(data: bytes, link: Link) -> None:
-    if files.digest(data) != link.sha256:
-        raise Corrupt(f"{link.url}: expected {link.sha256}, got {files.digest(data)}")
+    import handcar.modelfile.trainer  # noqa: F401
 
 
 def _sentence(error: Exception) -> str:

@@ -35,6 +35,7 @@ HALF_LIFE_TRANSFERS = 8
 TELLING_BYTES = 64 * files.KB
 TELLING_S = 0.5
 """From a transfer of less of both, one can't tell a line's rate from its delay."""
+MEASURED_FIRST_S = 1.0
 MEASURED_EVERY_S = 5.0
 KEEP_EVERY_S = 5.0
 """A program that is killed forgets so much of what it used today."""
@@ -102,6 +103,8 @@ class Ledger:
     def __init__(self, path: Path, *, clock: Callable[[], datetime]) -> None:
         self._path = path
         self._clock = clock
+        self.down_bytes_per_s: float | None = None
+        """How fast the line was when that was last measured, in an earlier run perhaps."""
         self._used = self._read()
         self._kept_at = clock()
 
@@ -129,16 +132,20 @@ class Ledger:
         """Write the file; a full disk must not end a transfer."""
         self._kept_at = self._clock()
         used = self._used
+        kept = {"day": used.day, "up": used.up, "down": used.down}
+        kept |= {"down_bytes_per_s": self.down_bytes_per_s}
         with suppress(DiskFull):
-            files.write_json(self._path, {"day": used.day, "up": used.up, "down": used.down})
+            files.write_json(self._path, kept)
 
     def _read(self) -> Used:
         try:
             found = json.loads(self._path.read_bytes())
+            rate = found.get("down_bytes_per_s")
+            self.down_bytes_per_s = float(rate) if rate else None
             return Used(str(found["day"]), int(found["up"]), int(found["down"]))
         except FileNotFoundError:
             return Used("")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is damaged and starts afresh: %s", self._path, error)
             return Used("")
 
@@ -146,7 +153,8 @@ class Ledger:
 class _Direction:
     """One way of the line."""
 
-    def __init__(self, bytes_per_s: float | None, a_day: float | None) -> None:
+    def __init__(self, way: Way, bytes_per_s: float | None, a_day: float | None) -> None:
+        self._way = way
         self.bucket = None if bytes_per_s is None else Bucket(bytes_per_s)
         self.a_day = a_day
         self.passed = 0
@@ -154,11 +162,13 @@ class _Direction:
         self.transfers = 0
         self._since = 0.0
         self._bytes = 0
+        self._is_silent = True
+        """Whether nothing passed yet since the first of the transfers under way began."""
 
     def begin(self, now: float) -> None:
         """Begin a transfer; several at once are measured as one."""
         if self.transfers == 0:
-            self._since, self._bytes = now, 0
+            self._since, self._bytes, self._is_silent = now, 0, True
         self.transfers += 1
 
     def end(self, now: float) -> None:
@@ -166,14 +176,25 @@ class _Direction:
         self.measure(now, after_s=0.0)
         self.transfers -= 1
 
-    def add(self, count: int) -> None:
-        """Count bytes."""
+    def add(self, count: int, now: float) -> None:
+        """Count bytes.
+
+        The clock begins with the first of a transfer: until then it was the other side's delay,
+        which would make rounds of minutes of a small frame from a busy server.
+        """
         self.passed += count
+        if self._is_silent:
+            self._since, self._is_silent = now, False
+            if self._way == "down":
+                return  # these bytes came before the clock began
         self._bytes += count
 
-    def measure(self, now: float, *, after_s: float = MEASURED_EVERY_S) -> None:
+    def measure(self, now: float, *, after_s: float | None = None) -> None:
         """Take the rate of what is under way, if that is for so long."""
         seconds = now - self._since
+        if after_s is None:  # what was never measured is wanted soon
+            known = self.meter.bytes_per_s is not None
+            after_s = MEASURED_EVERY_S if known else MEASURED_FIRST_S
         if self.transfers and self._bytes and seconds > after_s:
             self.meter.note(self._bytes, seconds)
             self._since, self._bytes = now, 0
@@ -195,8 +216,8 @@ class Line:
         self._lock = threading.Lock()
         self._ledger = Ledger(path, clock=clock)
         self._ways: dict[Way, _Direction] = {
-            "up": _Direction(allowance.up_bytes_per_s, allowance.up_bytes_a_day),
-            "down": _Direction(allowance.down_bytes_per_s, allowance.down_bytes_a_day),
+            "up": _Direction("up", allowance.up_bytes_per_s, allowance.up_bytes_a_day),
+            "down": _Direction("down", allowance.down_bytes_per_s, allowance.down_bytes_a_day),
         }
 
     @property
@@ -208,6 +229,11 @@ class Line:
     def down(self) -> int:
         """Bytes of bodies received."""
         return self._ways["down"].passed
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether this program ends, so that nothing is worth another attempt."""
+        return self._stop.is_set()
 
     @property
     def piece_bytes(self) -> int:
@@ -264,10 +290,21 @@ class Line:
         with self._lock:
             return self._ways[way].meter.bytes_per_s
 
-    def up_today(self) -> tuple[int, float]:
-        """Return the bytes sent today, and the seconds that are left of the day."""
+    def down_expected(self) -> float | None:
+        """Return the bytes a second that may be expected down, by this run or the last one.
+
+        None while nothing is known; never more than what is allowed.
+        """
         with self._lock:
-            return self._ledger.today().up, self._ledger.seconds_left()
+            known = self._ways["down"].meter.bytes_per_s or self._ledger.down_bytes_per_s
+        rates = [rate for rate in (known, self.allowance.down_bytes_per_s) if rate]
+        return min(rates) if known else self.allowance.down_bytes_per_s
+
+    def used_today(self) -> tuple[int, int, float]:
+        """Return the bytes that went up and came down today, and the day's seconds left."""
+        with self._lock:
+            today = self._ledger.today()
+            return today.up, today.down, self._ledger.seconds_left()
 
     def close(self) -> None:
         """Keep what was used today."""
@@ -277,8 +314,10 @@ class Line:
     def _add(self, way: Way, count: int) -> float:
         """Count bytes; return the seconds that a limit asks to wait."""
         direction, now = self._ways[way], time.monotonic()
-        direction.add(count)
+        direction.add(count, now)
         direction.measure(now)
+        if way == "down" and direction.meter.bytes_per_s:
+            self._ledger.down_bytes_per_s = direction.meter.bytes_per_s
         self._ledger.add(**{way: count})
         return direction.bucket.take(count, now) if direction.bucket else 0.0
 

@@ -11,7 +11,7 @@ from handcar.volunteer.line import Line
 
 
 class Pacing:
-    """How long rounds are now; used by the main thread, but for `made`."""
+    """How long rounds are now; used by the main thread, but for `made` and `took_up`."""
 
     def __init__(self, assignment: Assignment, line: Line, sizes: Iterable[int] = ()) -> None:
         """Begin with the sizes of the updates that an earlier run made."""
@@ -20,6 +20,8 @@ class Pacing:
         self._line = line
         self._size: float | None = None
         self._coarse_size: float | None = None
+        self._version_size: float | None = None
+        self._between_s: float | None = None
         self._told: RoundBudget | None = None
         self.budget = self._plan()
         for size in sizes:
@@ -33,9 +35,17 @@ class Pacing:
         """Note the size of an update, made with the budget of this moment."""
         # The two steps apart: a coarse update must not make a fine one look affordable.
         if self.budget.is_coarse:
-            self._coarse_size = budgets.mean_size(self._coarse_size, size)
+            self._coarse_size = budgets.mean(self._coarse_size, size)
         else:
-            self._size = budgets.mean_size(self._size, size)
+            self._size = budgets.mean(self._size, size)
+
+    def took_up(self, size: int) -> None:
+        """Note how many bytes led from the version held to another."""
+        self._version_size = budgets.mean(self._version_size, size)
+
+    def was_between(self, seconds: float | None) -> None:
+        """Note how long it takes from a round's last step to the next one's first."""
+        self._between_s = seconds
 
     def renew(self) -> str | None:
         """Plan anew; return what to tell the person, if it is news."""
@@ -51,11 +61,15 @@ class Pacing:
         return budgets.plan(self._asked, self._update_step, self._line.allowance, self._known())
 
     def _known(self) -> Known:
-        used, seconds_left = self._line.up_today()
-        a_day = self._line.allowance.up_bytes_a_day
+        up, down, seconds_left = self._line.used_today()
+        allowed = self._line.allowance
         return Known(
             update_bytes=self._size,
             coarse_bytes=self._coarse_size,
             up_bytes_per_s=self._line.bytes_per_s("up"),
-            left_today=budgets.left_today(a_day, used, seconds_left),
+            left_today=budgets.left_today(allowed.up_bytes_a_day, up, seconds_left),
+            version_bytes=self._version_size,
+            down_bytes_per_s=self._line.bytes_per_s("down"),
+            down_left_today=budgets.left_today(allowed.down_bytes_a_day, down, seconds_left),
+            between_s=self._between_s,
         )

@@ -1,9 +1,10 @@
-"""Error feedback: half of what coding dropped of an update goes into the next one.
+"""Error feedback: what coding dropped of an update goes into the next one, within limits.
 
 After F. Seide et al., "1-bit stochastic gradient descent", Interspeech 2014, which feeds back
 all of it. With a step that follows the rms that has no end: what is never large enough to be
-sent makes the step grow, which drops still more. Half of it can't come to more than the
-largest change. docs/decisions/0005-error-feedback.md has what was measured.
+sent makes the step grow, which drops still more. So a fine step feeds back half, and no tensor
+may owe more than what the round itself changed of it, or a few times that under a coarse step,
+which drops nearly everything. docs/decisions/0005-error-feedback.md has what was measured.
 
 Nothing depends on it: a residual that is lost or stale costs a little training and harms
 nothing.
@@ -18,10 +19,8 @@ import numpy as np
 
 from handcar import files
 from handcar.errors import DiskFull
-from handcar.wire.codecs import round_bf16
+from handcar.wire.feedback import owed_after
 from handcar.wire.layout import Flat, Layout
-
-SHARE = np.float32(0.5)
 
 
 class Residual:
@@ -33,15 +32,20 @@ class Residual:
         self._owed = self._load()
 
     def added_to(self, change: Flat) -> Flat:
-        """Return the difference with what is owed; statistics travel exactly and owe nothing."""
+        """Return the difference with what is owed."""
         return change + self._owed
 
-    def keep(self, wanted: Flat, sent: Flat) -> None:
-        """Owe half of what `sent`, the decoded update, lacks of `wanted`, its difference."""
-        owed = (wanted - sent) * SHARE
-        for place in self._layout.statistic_slices:
-            owed[place] = 0
-        self._owed = round_bf16(owed)
+    def keep(self, wanted: Flat, sent: Flat, k: float) -> None:
+        """Owe what `sent`, the decoded update of step `k`, lacks of `wanted`, within limits."""
+        self._owed = owed_after(wanted, sent, self._owed, self._layout, k)
+        self._save()
+
+    def forget(self) -> None:
+        """Owe nothing from now on."""
+        self._owed = np.zeros(self._layout.size, dtype=np.float32)
+        self._save()
+
+    def _save(self) -> None:
         bits = self._owed.view(np.uint32) >> np.uint32(16)
         with suppress(DiskFull):  # then it is lost at the next restart
             files.write(self._path, bits.astype("<u2").tobytes())

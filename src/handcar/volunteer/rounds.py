@@ -1,20 +1,24 @@
 """A round's beginning and end, in numbers: what to start from, what to send. No Keras here.
 
-A round starts from the newest version plus the own updates that it lacks, and is not
-shortened by waiting for them: one volunteer alone trains as if there were no server.
+As a rule a round starts from the newest version plus the own updates that it lacks, and is
+not shortened by waiting for them: one volunteer alone trains as if there were no server. Other
+merging rules start from the newest version alone, and may wait until it holds the own update.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import numpy as np
 
 from handcar import files
 from handcar.protocol import limits
-from handcar.protocol.messages import UpdateAnnouncement
+from handcar.protocol.messages import Recipe, Starts, UpdateAnnouncement
 from handcar.volunteer.checkpoint import Round
 from handcar.volunteer.folder import Task
 from handcar.volunteer.journal import Journal
@@ -22,6 +26,18 @@ from handcar.volunteer.residual import Residual
 from handcar.wire import frames
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Flat, Layout
+
+if TYPE_CHECKING:
+    from handcar.modelfile.trainer import Network
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Something for the training thread to train that is no round of its own."""
+
+    train: Callable[[Network, Callable[[], None]], Flat]
+    """Is given what asks, before each piece of batches, whether to go on: it raises if not."""
+    done: Future[Flat] = field(default_factory=Future)
 
 
 class Inbox:
@@ -33,6 +49,18 @@ class Inbox:
         self._lock = threading.Lock()
         self._gone: set[UUID] = set()
         self._base: tuple[int, Flat] | None = None
+        self._errand: Errand | None = None
+
+    def give(self, errand: Errand) -> None:
+        """Have something done between two rounds."""
+        with self._lock:
+            self._errand = errand
+
+    def errand(self) -> Errand | None:
+        """Return what is to be done before the next round; once."""
+        with self._lock:
+            errand, self._errand = self._errand, None
+            return errand
 
     def take_up(self, version: int, weights: Flat, merged: Iterable[UUID]) -> None:
         """Hand over a version, and say which own updates are part of it.
@@ -77,10 +105,12 @@ class Rounds:
         model_id: str,
         layout: Layout,
         base: tuple[int, Flat],
-        pending: Iterable[UUID],
+        pending: Mapping[UUID, int],
         journal: Journal,
         update_step: float,
+        starts: Starts = "carried",
     ) -> None:
+        """`pending` says of each own update that may still be merged how many records it took."""
         self._task = task
         self._model_id = model_id
         self._layout = layout
@@ -88,7 +118,8 @@ class Rounds:
         self._journal = journal
         self._residual = Residual(task.residual, layout)
         self.update_step = update_step
-        self.pending = list(pending)
+        self.starts = starts
+        self._pending = dict(pending)
 
     def begin(self, inbox: Inbox, *, number: int) -> Round:
         """Return a new round on the newest version that the main thread handed over."""
@@ -96,19 +127,30 @@ class Rounds:
         self._base = base or self._base
         for update in gone:
             self._task.update(update).unlink(missing_ok=True)
-        self.pending = [update for update in self.pending if update not in gone]
+            self._pending.pop(update, None)
         version, start = self._base
-        for update in self.pending:
+        carried = tuple(self._pending) if self.starts == "carried" else ()
+        for update in carried:
             start = frames.apply(self._change(update), start, self._layout)
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-        return Round(number, version, tuple(self.pending), start, seed)
+        return Round(number, version, carried, start, seed)
+
+    def records(self, updates: Iterable[UUID]) -> int:
+        """Return how many records these pending updates took together."""
+        return sum(self._pending[update] for update in updates)
+
+    def forget_owed(self) -> None:
+        """Let the next update owe nothing of what coding dropped before."""
+        self._residual.forget()
 
     def waiting(self, inbox: Inbox) -> list[UUID]:
         """Return the own updates that are not known to be merged or dropped."""
         gone = inbox.gone()
-        return [update for update in self.pending if update not in gone]
+        return [update for update in self._pending if update not in gone]
 
-    def finish(self, round: Round, weights: Flat, *, chunks: int) -> UpdateAnnouncement:
+    def finish(
+        self, round: Round, weights: Flat, *, chunks: int, recipe: Recipe | None = None
+    ) -> UpdateAnnouncement:
         """Encode a round, keep its frame, journal it; return what to announce. Raises DiskFull."""
         change = frames.difference(weights, round.start, self._layout)
         wanted = self._residual.added_to(change)
@@ -127,11 +169,13 @@ class Rounds:
             size=len(data),
             sha256=files.digest(data),
             loss=round.loss(),
+            recipe=recipe,
         )
         files.write(self._task.update(announcement.id), data)
         self._journal.made(announcement, round_number=round.number)
-        self.pending.append(announcement.id)
-        self._residual.keep(wanted, frames.decode_difference(data, self._layout)[1])
+        self._pending[announcement.id] = round.records
+        sent = frames.decode_difference(data, self._layout)[1]
+        self._residual.keep(wanted, sent, self.update_step)
         return announcement
 
     def _change(self, update: UUID) -> Flat:

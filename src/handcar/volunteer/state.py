@@ -10,6 +10,8 @@ The rules, in short:
 - training begins with the first chunk and any version on disk, and never waits for the net;
 - one thing of a kind is under way at a time, chunks excepted; what fails is tried again
   after a growing, jittered pause, for ever; only the server's "no" ends a thing;
+- links that lead nowhere, or no longer, make it ask for its assignment anew, now and then;
+- a chunk that had to go for others is fetched again after all that are not here;
 - the newest version is fetched with the fate of own updates told in the same answer.
 """
 
@@ -28,13 +30,29 @@ from handcar.protocol.messages import (
     ChunkLink,
     HeartbeatReply,
     Message,
+    RoundLimits,
     UpdateStatus,
 )
 from handcar.volunteer.retry import pause
 
-PARALLEL_CHUNKS = 2
+AT_ONCE = 2
+"""Chunks at once, until it was measured what is worth it."""
 ASK_AGAIN_S = 1.0
 """After an update was sent, ask so soon whether there is a new version."""
+IDLE_ASKS_S = 1.0
+"""While training waits for a merge, ask so often whether it came."""
+SOON_S = 1.0
+"""After a connection that stood was lost, the first pause."""
+NEXT_CHUNK_S = 1.0
+"""After a chunk failed no other is begun for so long, then twice as long, until one works."""
+ROOM_S = 1.0
+"""After there was no room for a chunk, look again so soon: one may have been gone through."""
+NO_ROOM_FOR = 15
+"""After so many looks another chunk is tried: this one may be larger than what can be freed."""
+RENEW_S = 30.0
+"""Fresh links are not asked for again for so long, then twice as long, until a chunk comes."""
+NEVER_SOON = 20
+"""The attempt that counts for the longest pause."""
 
 
 # -- events ----------------------------------------------------------------------------------
@@ -63,6 +81,23 @@ class ChunkHere:
     """A chunk is on disk, verified and decoded."""
 
     digest: str
+    at_once: int = AT_ONCE
+    """How many chunks are worth fetching at once, by what was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksGone:
+    """Of these chunks nothing is on disk any more: they made room, or were damaged."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A chunk was not fetched, since the disk's share is used up by chunks still to be used."""
+
+    instruction: FetchChunk
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +130,13 @@ class HeartbeatAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """A round of another volunteer was trained again, or could not be: `text` says it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """An instruction failed; `retry` false means that trying again won't help."""
 
@@ -103,6 +145,21 @@ class Failed:
     retry: bool = True
     after_s: float | None = None
     """How long the other side asked us to wait."""
+    broke: bool = False
+    """Whether a connection that stood was lost: a bad line, not a server in trouble."""
+
+    @property
+    def first_s(self) -> float:
+        """The pause after the first failure; it doubles from there."""
+        return SOON_S if self.broke else limits.RETRY_FIRST_S
+
+
+@dataclass(frozen=True, slots=True)
+class LinksExpired:
+    """A chunk was not to be had by its links, which lead nowhere, or no longer."""
+
+    instruction: FetchChunk
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +193,15 @@ Event = (
     Started
     | Assigned
     | ChunkHere
+    | ChunksGone
+    | NoRoom
     | WeightsHere
     | UpdateMade
     | UpdateAnswered
     | HeartbeatAnswered
+    | Audited
     | Failed
+    | LinksExpired
     | UsedUp
     | TrainingEnded
     | Tick
@@ -172,6 +233,13 @@ class FetchWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make the model ready to train on chunks like this one, while the weights come in."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class BeginTraining:
     """Start the training thread on the version held, carrying these own updates."""
 
@@ -181,6 +249,13 @@ class BeginTraining:
 @dataclass(frozen=True, slots=True)
 class AddChunk:
     """Let the training use one more chunk from now on."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveChunk:
+    """Let the training expect a chunk no more."""
 
     digest: str
 
@@ -213,6 +288,13 @@ class SendHeartbeat:
 
     pending: tuple[UUID, ...]
     seen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAgain:
+    """Train a round of another volunteer again, for the server, between two of our own."""
+
+    id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +335,15 @@ Instruction = (
     AskAssignment
     | FetchChunk
     | FetchWeights
+    | Prepare
     | BeginTraining
     | AddChunk
+    | RemoveChunk
     | TakeUp
     | Drop
     | SendUpdate
     | SendHeartbeat
+    | TrainAgain
     | Hold
     | GoOn
     | StopTraining
@@ -287,8 +372,19 @@ class State:
     chunks: set[str] = field(default_factory=set)
     wanted: list[ChunkLink] = field(default_factory=list)
     fetching: set[str] = field(default_factory=set)
+    at_once: int = AT_ONCE
+    failed_chunks: int = 0
+    """In a row."""
+    next_chunk_at: float = 0.0
+    no_room: int = 0
+    """How often in a row there was none for the chunk whose turn it is."""
+    told_no_room: bool = False
+    renewals: int = 0
+    """How often fresh links were asked for since the last chunk came."""
+    renew_at: float = 0.0
     fetching_weights: bool = False
     training: bool = False
+    prepared: bool = False
     held: bool = False
     leaving: Leave | None = None
     outbox: list[UUID] = field(default_factory=list)
@@ -297,6 +393,11 @@ class State:
     heartbeat_s: float = limits.HEARTBEAT_S
     heartbeat_at: float | None = None
     heartbeat_under_way: bool = False
+    auditing: bool = False
+    stands: bool = False
+    """Whether rounds stand still while own updates wait (RoundLimits.longest_steps)."""
+    set_back: int = 0
+    """How often in a row the server told of an older version than the one held."""
     seen: list[int] = field(default_factory=list)
     retries: dict[str, Retry] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
@@ -314,6 +415,8 @@ class State:
         times = [retry.due_at for retry in self.retries.values()]
         if self.heartbeat_at is not None and not self.heartbeat_under_way:
             times.append(self.heartbeat_at)
+        if self.wanted and len(self.fetching) < self._most_at_once():
+            times.append(self.next_chunk_at)
         return max(0.0, min([time - now for time in times], default=limits.HEARTBEAT_S))
 
     def _started(self, found: Started, now: float) -> Iterator[Instruction]:
@@ -324,7 +427,7 @@ class State:
         yield from self._ask()
         if found.assignment:  # from the last run: go on with it before the server answers
             self.assignment = found.assignment
-            yield from self._begin_if_ready()
+            yield from self._begin_if_ready(now)
             yield from self._send_next()
             self.heartbeat_at = now
 
@@ -334,29 +437,61 @@ class State:
         self.asking = False
         self.assignment = assignment
         self.heartbeat_s = assignment.heartbeat_s
-        self.wanted = [
-            link
-            for link in assignment.dataset
-            if link.sha256 not in self.chunks | self.fetching
-            and f"chunk {link.sha256}" not in self.retries
-        ]
+        self._note_round(assignment.round)
+        self._forget_old_links()
+        self.wanted = self._in_turn()
         if self.version is None and not self.fetching_weights:
             self.fetching_weights = True
             yield FetchWeights(assignment.series.newest)
-        yield from self._fetch_chunks()
-        yield from self._begin_if_ready()
+            yield from self._prepare()
+        yield from self._fetch_chunks(now)
+        yield from self._begin_if_ready(now)
         yield from self._send_next()
         self.heartbeat_at = now
+
+    def _note_round(self, asked: RoundLimits | None) -> None:
+        if asked is not None:
+            self.stands = asked.longest_steps is not None
+
+    def _in_turn(self) -> list[ChunkLink]:
+        """Return what is to be fetched: as it was going to be, else where the circle was left.
+
+        That is after the chunks here: the longest stretch of those that are not begins there.
+        """
+        links = self.assignment.dataset if self.assignment else ()
+        busy = self.chunks | self.fetching
+        missing = [link.sha256 not in busy for link in links]
+        start = _start_of_longest(missing) if self.chunks else 0
+        before = {link.sha256: place for place, link in enumerate(self.wanted)}
+        circle = [
+            link
+            for link in (*links[start:], *links[:start])
+            if link.sha256 not in busy and f"chunk {link.sha256}" not in self.retries
+        ]
+        return sorted(circle, key=lambda link: before.get(link.sha256, len(before)))
+
+    def _forget_old_links(self) -> None:
+        """Don't wait before trying again what has fresh links now."""
+        for link in self.assignment.dataset if self.assignment else ():
+            retry = self.retries.get(f"chunk {link.sha256}")
+            if retry and retry.instruction != FetchChunk(link):
+                del self.retries[f"chunk {link.sha256}"]
 
     def _ask(self) -> Iterator[Instruction]:
         if not self.asking:
             self.asking = True
             yield AskAssignment()
 
-    def _fetch_chunks(self) -> Iterator[Instruction]:
-        # Until training runs, one chunk shares the line with the weights; then several.
-        at_once = PARALLEL_CHUNKS if self.training else 1
-        while self.wanted and len(self.fetching) < at_once:
+    def _most_at_once(self) -> int:
+        # Training begins with one chunk and the weights: until then nothing else shares the line.
+        if self.training:
+            return self.at_once
+        return 0 if self.fetching_weights and self.held_chunks() else 1
+
+    def _fetch_chunks(self, now: float) -> Iterator[Instruction]:
+        while self.wanted and len(self.fetching) < self._most_at_once():
+            if now < self.next_chunk_at:
+                return
             link = self.wanted.pop(0)
             self.fetching.add(link.sha256)
             yield FetchChunk(link)
@@ -364,30 +499,73 @@ class State:
     def _chunk_here(self, event: ChunkHere, now: float) -> Iterator[Instruction]:
         digest = event.digest
         self._succeeded(f"chunk {digest}")
+        self.failed_chunks = self.renewals = self.no_room = 0
+        self.next_chunk_at = now
+        self.at_once = event.at_once
         self.fetching.discard(digest)
+        self.wanted = [link for link in self.wanted if link.sha256 != digest]
         self.chunks.add(digest)
         if self.training:
             yield AddChunk(digest)
-        yield from self._begin_if_ready()
-        yield from self._fetch_chunks()
+        yield from self._prepare()
+        yield from self._begin_if_ready(now)
+        yield from self._fetch_chunks(now)
+
+    def _chunks_gone(self, event: ChunksGone, now: float) -> Iterator[Instruction]:
+        waiting = self.fetching | {link.sha256 for link in self.wanted}
+        for digest in event.digests:
+            self.chunks.discard(digest)
+            link = self._link_of(digest)
+            if link is None:
+                continue
+            if self.training:
+                yield RemoveChunk(digest)
+            if digest not in waiting and f"chunk {digest}" not in self.retries:
+                self.wanted.append(link)
+        yield from self._fetch_chunks(now)
+
+    def _no_room(self, event: NoRoom, now: float) -> Iterator[Instruction]:
+        """Look again soon: training goes on, and when a chunk was gone through it may go."""
+        self._free(event.instruction)
+        if not self.training:
+            yield from self._chunk_failed(Failed(event.instruction, event.reason), now)
+            return
+        self.no_room += 1
+        self.next_chunk_at = now + ROOM_S
+        turn = 0 if self.no_room % NO_ROOM_FOR else len(self.wanted)
+        link = event.instruction.link
+        self.wanted.insert(turn, self._link_of(link.sha256) or link)
+        if not self.told_no_room:
+            self.told_no_room = True
+            yield Show(
+                f"{event.reason} They go round: one that was gone through makes room for the next."
+            )
 
     def _weights_here(self, event: WeightsHere, now: float) -> Iterator[Instruction]:
         self._succeeded("weights")
         self.fetching_weights = False
         self.version = event.version
+        self.set_back = 0
         self.pending = [id for id in self.pending if id not in event.merged]
         if self.training:
             yield TakeUp(event.version, event.merged)
-        yield from self._begin_if_ready()
+        yield from self._begin_if_ready(now)
+        yield from self._fetch_chunks(now)
 
-    def _begin_if_ready(self) -> Iterator[Instruction]:
+    def _begin_if_ready(self, now: float) -> Iterator[Instruction]:
         ready = self.assignment and self.version is not None and self.held_chunks()
         if ready and not self.training and not self.held:
             self.training = True
             yield BeginTraining(tuple(self.pending))
             for digest in self.held_chunks():
                 yield AddChunk(digest)
-            yield from self._fetch_chunks()
+            yield from self._fetch_chunks(now)
+
+    def _prepare(self) -> Iterator[Instruction]:
+        held = self.held_chunks()
+        if held and self.version is None and not self.prepared:
+            self.prepared = True
+            yield Prepare(held[0])
 
     def held_chunks(self) -> list[str]:
         """Return the digests of the assignment's chunks that are on disk, in its order."""
@@ -436,22 +614,39 @@ class State:
     def _heartbeat_answered(self, event: HeartbeatAnswered, now: float) -> Iterator[Instruction]:
         reply = event.reply
         self._succeeded("heartbeat")
+        self._note_round(reply.round)
         self.heartbeat_under_way = False
         self.heartbeat_s = reply.heartbeat_s
-        self.heartbeat_at = now + reply.heartbeat_s
+        self.heartbeat_at = now + self._until_heartbeat()
         self.seen = []
         for message in reply.messages:
             yield from self._hear(message)
         yield from self._give_up(s for s in reply.updates if s.state in ("refused", "expired"))
-        yield from self._obey(reply)
+        yield from self._obey(reply, now)
         if not self.leaving:
             yield from self._follow(reply)
+            yield from self._train_again(reply)
+
+    def _train_again(self, reply: HeartbeatReply) -> Iterator[Instruction]:
+        if reply.audit is not None and self.training and not (self.auditing or self.held):
+            self.auditing = True
+            yield TrainAgain(reply.audit)
+
+    def _audited(self, event: Audited, now: float) -> Iterator[Instruction]:
+        self.auditing = False
+        yield Show(event.text)
+
+    def _until_heartbeat(self) -> float:
+        waits = self.assignment is not None and self.assignment.starts == "waits"
+        # Training stands still, or soon does, until what was sent is merged or refused.
+        idle = (waits or self.stands) and self.pending and not self.outbox
+        return min(self.heartbeat_s, IDLE_ASKS_S) if idle else self.heartbeat_s
 
     def _hear(self, message: Message) -> Iterator[Instruction]:
         self.seen.append(message.id)
         yield Show(message.text, message.level, message.link)
 
-    def _obey(self, reply: HeartbeatReply) -> Iterator[Instruction]:
+    def _obey(self, reply: HeartbeatReply, now: float) -> Iterator[Instruction]:
         reason = reply.reason or ""
         match reply.order:
             case "stop":
@@ -469,11 +664,11 @@ class State:
                 self.held = False
                 yield Show("The server asks to go on.")
                 yield GoOn()
-                yield from self._begin_if_ready()
+                yield from self._begin_if_ready(now)
 
     def _follow(self, reply: HeartbeatReply) -> Iterator[Instruction]:
         waits = self.fetching_weights or "weights" in self.retries
-        if self.version is None or waits or reply.newest <= self.version:
+        if self.version is None or waits or not self._is_other(reply.newest):
             return
         merged = tuple(
             status.id
@@ -482,31 +677,94 @@ class State:
             and status.version is not None
             and status.version <= reply.newest
         )
+        if reply.newest < self.version:
+            # What a restored server does not know would be carried along for ever.
+            merged = tuple(self.pending)
         self.fetching_weights = True
         yield FetchWeights(reply.newest, merged)
+
+    def _is_other(self, newest: int) -> bool:
+        """Say whether to take up the server's newest version.
+
+        An older one too, once it was told twice in a row: the server was restored from a backup,
+        and takes no update that starts from a version which it does not have.
+        """
+        assert self.version is not None  # noqa: S101 - its caller looked
+        self.set_back = self.set_back + 1 if newest < self.version else 0
+        return newest > self.version or self.set_back >= 2
 
     def _failed(self, event: Failed, now: float) -> Iterator[Instruction]:
         key = key_of(event.instruction)
         self._free(event.instruction)
+        if isinstance(event.instruction, TrainAgain):
+            return  # nobody waits for it, and the server draws another one
         if isinstance(event.instruction, FetchWeights) and self.version is not None:
             yield from self._hear_again(key, event, now)
+            return
+        if isinstance(event.instruction, FetchChunk):
+            yield from self._chunk_failed(event, now)
             return
         if not event.retry:
             yield from self._refused_for_good(event)
             return
         attempt = self.failures[key] = self.failures.get(key, 0) + 1
-        wait_s = max(pause(attempt, self.rng), event.after_s or 0.0)
+        wait_s = max(pause(attempt, self.rng, first_s=event.first_s), event.after_s or 0.0)
         self.retries[key] = Retry(event.instruction, now + wait_s, attempt)
         if attempt == 1 or attempt % 10 == 0:
             goes_on = "Training goes on. " if self.training and not self.held else ""
             if isinstance(event.instruction, SendUpdate):
                 goes_on = f"The update is kept. {goes_on}"
             yield Show(f"{event.reason} {goes_on}Trying again in {wait_s:.0f} s.", "warning")
-        if isinstance(event.instruction, FetchChunk):
-            yield from self._fetch_chunks()
+
+    def _chunk_failed(self, event: Failed, now: float) -> Iterator[Instruction]:
+        """Try it again later, and the others more slowly: what is wrong may be wrong for all."""
+        key = key_of(event.instruction)
+        attempt = self.failures[key] = self.failures.get(key, 0) + 1
+        # Even a "no" is asked again, after the longest pause: an owner may mend a store.
+        attempts = attempt if event.retry else NEVER_SOON
+        wait_s = pause(attempts, self.rng, first_s=event.first_s)
+        wait_s = max(wait_s, event.after_s or 0.0)
+        self.retries[key] = Retry(event.instruction, now + wait_s, attempt)
+        self.failed_chunks += 1
+        self.next_chunk_at = now + pause(self.failed_chunks, self.rng, first_s=NEXT_CHUNK_S)
+        # Once for all chunks that meet the same fault.
+        if self.failed_chunks == 1 or self.failed_chunks % 10 == 0:
+            goes_on = "Training goes on. " if self.training and not self.held else ""
+            again = f"Trying again in {wait_s:.0f} s." if event.retry else ""
+            yield Show(f"{event.reason} {goes_on}{again}".strip(), "warning")
+
+    def _links_expired(self, event: LinksExpired, now: float) -> Iterator[Instruction]:
+        self._free(event.instruction)
+        fresh = self._link_of(event.instruction.link.sha256)
+        if fresh and fresh != event.instruction.link:  # renewed while it was under way
+            self.wanted.insert(0, fresh)
+            yield from self._fetch_chunks(now)
+            return
+        yield from self._chunk_failed(Failed(event.instruction, event.reason), now)
+        yield from self._renew(now)
+
+    def _link_of(self, digest: str) -> ChunkLink | None:
+        links = self.assignment.dataset if self.assignment else ()
+        return next((link for link in links if link.sha256 == digest), None)
+
+    def _renew(self, now: float) -> Iterator[Instruction]:
+        """Ask for fresh links: at once, and for as long as they don't help ever more seldom."""
+        if self.asking or "assignment" in self.retries:
+            return
+        if now < self.renew_at:
+            self.retries["assignment"] = Retry(AskAssignment(), self.renew_at, 1)
+            return
+        yield from self._ask_anew(now)
+
+    def _ask_anew(self, now: float) -> Iterator[Instruction]:
+        self.renewals += 1
+        self.renew_at = now + pause(self.renewals, self.rng, first_s=2 * RENEW_S)
+        yield from self._ask()
 
     def _used_up(self, event: UsedUp, now: float) -> Iterator[Instruction]:
         self._free(event.instruction)
+        if isinstance(event.instruction, TrainAgain):
+            return
         due_at = now + event.after_s
         self.retries[key_of(event.instruction)] = Retry(event.instruction, due_at, 1)
         # Several chunks meet the same limit: the person hears of it once a day.
@@ -514,7 +772,7 @@ class State:
             self.told_used_up[event.text] = due_at
             yield Show(event.text, "warning")
         if isinstance(event.instruction, FetchChunk):
-            yield from self._fetch_chunks()
+            yield from self._fetch_chunks(now)
 
     def _hear_again(self, key: str, event: Failed, now: float) -> Iterator[Instruction]:
         # Frames are retired in time: hear what is newest by now before fetching again.
@@ -540,6 +798,8 @@ class State:
                 self.sending = None
             case SendHeartbeat():
                 self.heartbeat_under_way = False
+            case TrainAgain():
+                self.auditing = False
 
     def _succeeded(self, key: str) -> None:
         self.failures.pop(key, None)
@@ -555,17 +815,17 @@ class State:
     def _tick(self, event: Tick, now: float) -> Iterator[Instruction]:
         due = [key for key, retry in self.retries.items() if retry.due_at <= now]
         for key in due:
-            yield from self._again(self.retries.pop(key).instruction)
+            yield from self._again(self.retries.pop(key).instruction, now)
+        yield from self._fetch_chunks(now)
         if self.heartbeat_at is not None and self.heartbeat_at <= now and self.assignment:
             yield from self._heartbeat()
 
-    def _again(self, instruction: Instruction) -> Iterator[Instruction]:
+    def _again(self, instruction: Instruction, now: float) -> Iterator[Instruction]:
         match instruction:
             case AskAssignment():
-                yield from self._ask()
+                yield from self._ask_anew(now)
             case FetchChunk(link):
-                self.fetching.add(link.sha256)
-                yield instruction
+                self.wanted.insert(0, self._link_of(link.sha256) or link)
             case FetchWeights():
                 # What is newest may have changed meanwhile.
                 yield from self._ask()
@@ -596,6 +856,17 @@ class State:
             yield self.leaving
 
 
+def _start_of_longest(missing: list[bool]) -> int:
+    """Return where the longest run of true begins, if the list is a circle."""
+    longest = start = best = 0
+    for place, one in enumerate([*missing, *missing]):
+        if not one:
+            start = place + 1
+        elif place + 1 - start > longest:
+            longest, best = place + 1 - start, start
+    return best % max(1, len(missing))
+
+
 def key_of(instruction: Instruction) -> str:
     """Return what a failure of this instruction is counted under."""
     match instruction:
@@ -617,11 +888,15 @@ HANDLERS: dict[type, Callable[[State, Any, float], Iterator[Instruction]]] = {
     Started: State._started,
     Assigned: State._assigned,
     ChunkHere: State._chunk_here,
+    ChunksGone: State._chunks_gone,
+    NoRoom: State._no_room,
     WeightsHere: State._weights_here,
     UpdateMade: State._update_made,
     UpdateAnswered: State._update_answered,
     HeartbeatAnswered: State._heartbeat_answered,
+    Audited: State._audited,
     Failed: State._failed,
+    LinksExpired: State._links_expired,
     UsedUp: State._used_up,
     TrainingEnded: State._training_ended,
     Tick: State._tick,

@@ -10,44 +10,44 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.request import getproxies
+from uuid import UUID
 
 import httpx2
 
-from handcar import __version__
-from handcar.errors import Unreachable
-from handcar.protocol import limits
+from handcar import __version__, files
+from handcar.errors import Corrupt, Problem
 from handcar.protocol.messages import (
     Assignment,
+    AuditAnswer,
+    AuditTask,
     Body,
+    DirectPart,
+    DirectUpload,
     Heartbeat,
     HeartbeatReply,
     JoinReply,
     JoinRequest,
-    Link,
+    SentUpdate,
     Series,
     UpdateAnnouncement,
     UpdateStatus,
 )
-from handcar.stores.answers import raise_for_answer
+from handcar.stores import reach
+from handcar.stores.answers import lost, raise_for_answer
 from handcar.volunteer.line import Line
 
 Reply = TypeVar("Reply", bound=Body)
 
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 GOODBYE_S = 3.0
-BREAKS = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
 SOCKET_OPTIONS = [
     # What waits in the system's buffer counts as sent here: with megabytes there, neither
     # progress nor a rate limit would be true.
     (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 ]
-
-
-class Broken(Unreachable):
-    """A connection that stood was lost before the answer came."""
 
 
 class Server:
@@ -62,17 +62,26 @@ class Server:
             headers={"User-Agent": f"handcar/{__version__}"},
             transport=_transport(),
         )
-        self.files = httpx2.Client(
+        self.files = reach.client(
+            reach.Reach(self.url),
             timeout=TIMEOUT,
             follow_redirects=True,
             headers={"User-Agent": f"handcar/{__version__}"},
         )
         """For chunks and frames, wherever they lie: it never carries the token."""
+        self._store = reach.client(
+            reach.Reach(self.url),
+            socket_options=SOCKET_OPTIONS,
+            timeout=TIMEOUT,
+            headers={"User-Agent": f"handcar/{__version__}"},
+        )
+        """For updates that go straight to the server's store; without the token, too."""
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
         self.files.close()
+        self._store.close()
 
     def use_token(self, token: str) -> None:
         """Say who we are from now on."""
@@ -98,6 +107,38 @@ class Server:
         timeout = httpx2.Timeout(GOODBYE_S) if last else TIMEOUT
         return self._ask("POST", "/heartbeat", HeartbeatReply, body=heartbeat, timeout=timeout)
 
+    def audit(self, id: UUID) -> AuditTask:
+        """Ask what there is to train again."""
+        return self._ask("GET", f"/audits/{id}", AuditTask)
+
+    def sent_update(self, audit: UUID, update: SentUpdate) -> bytes:
+        """Fetch an update that an audit takes. Raises Corrupt, UsedUp."""
+        url = f"{self.url}/api/v1/audits/{audit}/updates/{update.id}"
+        data = bytearray()
+        try:
+            with self._line.transfer("down"), self._client.stream("GET", url) as answer:
+                if not answer.is_success:
+                    answer.read()
+                raise_for_answer(answer)
+                for piece in answer.iter_bytes():
+                    data += piece
+                    self._line.received(len(piece))
+                    if len(data) > update.size:
+                        break
+        except httpx2.TransportError as error:
+            raise lost(error)(f"No answer from {self.url} ({error}).") from error
+        if files.digest(bytes(data)) != update.sha256:
+            raise Corrupt(f"update {update.id} came otherwise than it was sent")
+        return bytes(data)
+
+    def answer_audit(self, id: UUID, answer: AuditAnswer) -> None:
+        """Say what came of it."""
+        content = answer.model_dump_json().encode()
+        self._line.count(up=len(content))
+        url = f"{self.url}/api/v1/audits/{id}"
+        headers = {"Content-Type": "application/json"}
+        self._send(self._client.build_request("POST", url, content=content, headers=headers))
+
     def announce(self, update: UpdateAnnouncement) -> UpdateStatus:
         """Ask whether, and from which offset, the bytes of an update are wanted."""
         return self._ask("POST", "/updates", UpdateStatus, body=update)
@@ -115,33 +156,66 @@ class Server:
         Raises UsedUp when the volunteer allows no more today.
         """
 
-        def pieces() -> Iterator[bytes]:
-            with path.open("rb") as file:
-                file.seek(offset)
-                while piece := file.read(self._line.piece_bytes):
-                    self._line.send(len(piece))
-                    yield piece
-                    on_sent(file.tell())
-
+        size = path.stat().st_size
         request = self._client.build_request(
             "PATCH",
             upload_url,
-            content=pieces(),
+            content=self._pieces(path, offset, size, on_sent),
             headers={
                 "Content-Type": "application/offset+octet-stream",
-                "Content-Length": str(path.stat().st_size - offset),
+                "Content-Length": str(size - offset),
                 "Upload-Offset": str(offset),
             },
         )
         with self._line.transfer("up"):
             return UpdateStatus.model_validate_json(self._send(request).content)
 
-    def bytes_of(self, link: Link) -> bytes:
-        """Fetch a small file whole; the caller checks its digest."""
-        answer = self._send(self.files.build_request("GET", link.url), self.files)
-        if len(answer.content) > min(link.size, limits.FRAME_BYTES):
-            raise Unreachable(f"expected {link.size} bytes from {link.url}, got more")
-        return answer.content
+    def send_part(
+        self, part: DirectPart, direct: DirectUpload, path: Path, on_sent: Callable[[int], None]
+    ) -> None:
+        """Send one part of an update to the server's store, telling `on_sent` how far it is.
+
+        Raises UsedUp, Forbidden where a server names an address that it may not.
+        """
+        start = (part.number - 1) * direct.part_bytes
+        stop = min(start + direct.part_bytes, path.stat().st_size)
+        request = self._store.build_request(
+            "PUT",
+            part.url,
+            content=self._pieces(path, start, stop, on_sent),
+            headers={**direct.headers, "Content-Length": str(stop - start)},
+        )
+        with self._line.transfer("up"):
+            try:
+                answer = self._store.send(request)
+            except httpx2.HTTPError as error:
+                reason = str(error) or type(error).__name__
+                raise lost(error)(f"No answer from {request.url.host} ({reason}).") from error
+        if not answer.is_success:
+            # Not its address: that is signed, and whoever reads it may send as well.
+            title = f"{request.url.host} answered HTTP {answer.status_code}"
+            raise Problem(type="about:blank", title=title, status=answer.status_code)
+
+    def complete(self, direct: DirectUpload) -> UpdateStatus:
+        """Say that all parts are sent; hear that it is received, or what is missing."""
+        request = self._client.build_request("POST", direct.complete_url)
+        return UpdateStatus.model_validate_json(self._send(request).content)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether this program ends."""
+        return self._line.is_ending
+
+    def _pieces(
+        self, path: Path, start: int, stop: int, on_sent: Callable[[int], None]
+    ) -> Iterator[bytes]:
+        """Yield what lies between two places of a file, as fast as may be sent."""
+        with path.open("rb") as file:
+            file.seek(start)
+            while piece := file.read(min(self._line.piece_bytes, stop - file.tell())):
+                self._line.send(len(piece))
+                yield piece
+                on_sent(file.tell())
 
     def _ask(
         self,
@@ -160,21 +234,30 @@ class Server:
             content=content,
             params=params,
             timeout=timeout,
-            headers={"Content-Type": "application/json"} if content else {},
+            headers=_headers(body),
         )
         self._line.count(up=len(content or b""))
         return reply.model_validate_json(self._send(request).content)
 
-    def _send(self, request: httpx2.Request, client: Any = None) -> httpx2.Response:
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
         try:
-            answer = (client or self._client).send(request)
+            answer = self._client.send(request)
         except httpx2.TransportError as error:
-            kind = Broken if isinstance(error, BREAKS) else Unreachable
             reason = str(error) or type(error).__name__
-            raise kind(f"No answer from {self.url} ({reason}).") from error
-        self._line.count(down=len(answer.content))
+            raise lost(error)(f"No answer from {self.url} ({reason}).") from error
+        self._line.count(down=answer.num_bytes_downloaded)
         raise_for_answer(answer)
         return answer
+
+
+def _headers(body: Body | None) -> dict[str, str]:
+    if body is None:
+        return {}
+    headers = {"Content-Type": "application/json"}
+    if isinstance(body, UpdateAnnouncement):
+        # The logs of all the server's processes name the update by this, up to its version.
+        headers["X-Request-ID"] = f"update-{body.id}"
+    return headers
 
 
 def _transport() -> httpx2.HTTPTransport | None:

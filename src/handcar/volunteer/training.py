@@ -1,8 +1,8 @@
 """The training thread: rounds without end, on whatever chunks are here. Keras is used here.
 
-`Network` is the Keras side: weights in and out, steps. `Training` is the thread: a round
-begins, goes on for its steps or its time, is encoded and handed over, and the next begins
-at once. Nothing here touches the network or waits for it.
+A round begins, goes on for its steps or its time, is encoded and handed over, and the next
+begins at once. Nothing here touches the network; only a merging rule that says so makes it
+wait for the server. Each round notes what it takes to train it again: its recipe.
 """
 
 from __future__ import annotations
@@ -12,33 +12,42 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
 from handcar.data.order import Sampler
 from handcar.errors import DiskFull, HandcarError
 from handcar.modelfile.schema import ModelFile
-from handcar.protocol.messages import UpdateAnnouncement
+from handcar.protocol import limits
+from handcar.protocol.messages import Drawn, Recipe, UpdateAnnouncement
 from handcar.volunteer import budget as budgets
 from handcar.volunteer import checkpoint
 from handcar.volunteer.budget import RoundBudget
 from handcar.volunteer.checkpoint import Checkpoint, Round
+from handcar.volunteer.feed import Feed
 from handcar.volunteer.folder import Task
 from handcar.volunteer.rounds import Inbox, Rounds
-from handcar.wire.layout import Flat, Layout
+from handcar.volunteer.schedule import Own, Schedule
+from handcar.wire.layout import Layout
+
+if TYPE_CHECKING:
+    from handcar.modelfile.trainer import Network
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 60.0
 CHECKPOINT_SHARE = 20
 """A checkpoint that takes t seconds to write is not written more often than every 20 t."""
-BATCHES_AT_ONCE = 32
 BAD_ROUNDS = 3
 LOOK_S = 0.5
+WAIT_S = 0.1
+AFRESH_STEPS = 500
+"""The optimizer begins afresh at the first round after so many steps: whoever checks a round
+trains again all those since then (docs/decisions/0012-reproducible-rounds.md)."""
 M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
 """Options of glibc's `mallopt`, as malloc.h numbers them."""
 
@@ -67,128 +76,12 @@ class Plan:
     budget: RoundBudget
     """To begin with; `Training.budget` may change."""
     seed: int
+    schedule: Schedule
     steps_before: int = 0
     records_before: int = 0
     round_before: int = 0
-
-
-class Network:
-    """The Keras model of one task: weights in and out, and steps."""
-
-    def __init__(self, model_file: ModelFile, layout: Layout, *, seed: int) -> None:
-        from handcar.modelfile import build
-
-        self._build = build
-        self._layout = layout
-        self.batch_size = model_file.batch_size
-        self.model = build.build(model_file, seed=seed)
-
-    def set(self, weights: Flat) -> None:
-        """Give the model these weights."""
-        self._build.set_weights(self.model, self._layout, weights)
-
-    def get(self) -> Flat:
-        """Return a copy of the model's weights."""
-        return self._build.get_weights(self.model, self._layout)
-
-    def optimizer(self) -> list[NDArray[Any]]:
-        """Return a copy of what the optimizer remembers."""
-        import keras
-
-        return [
-            np.array(keras.ops.convert_to_numpy(variable))
-            for variable in self.model.optimizer.variables
-        ]
-
-    def set_optimizer(self, arrays: list[NDArray[Any]]) -> None:
-        """Give the optimizer back what it remembered, if it is of the same shape."""
-        self.model.optimizer.build(self.model.trainable_variables)
-        variables = self.model.optimizer.variables
-        if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
-            log.warning("the optimizer in the checkpoint is of another shape and starts afresh")
-            return
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
-
-    def train(self, sampler: Sampler, steps: int, on_step: Callable[[Any], bool]) -> float:
-        """Make up to `steps` steps; return the mean loss over those made.
-
-        `on_step(logs)` is called after each; it returns true to end here.
-        """
-        history = self.model.fit(
-            _feed(sampler, steps, self.batch_size),
-            steps_per_epoch=steps,
-            epochs=1,
-            shuffle=False,  # the sampler did
-            verbose=0,
-            callbacks=_callbacks(self.model, on_step),
-        )
-        return float(history.history["loss"][0])
-
-
-def _callbacks(model: Any, on_step: Callable[[Any], bool]) -> Any:
-    import keras
-
-    # A list of our own, not a callback in Keras's: that one makes Python numbers of the logs
-    # after each step, which on JAX waits for the step to end and costs a fifth of the speed.
-    class Watch(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras has no types
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            pass
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if on_step(logs):
-                model.stop_training = True
-
-    return Watch(add_history=True, model=model)
-
-
-def _pieces(sampler: Sampler, steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    # Never more batches than the round's steps: what is drawn and not used would be skipped.
-    while steps > 0:
-        count = min(steps, BATCHES_AT_ONCE)
-        yield sampler.next_batches(count)
-        steps -= count
-
-
-def _feed(sampler: Sampler, steps: int, batch_size: int) -> Any:
-    """Return batches in the form that this backend takes fastest."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        return _tensorflow_feed(sampler, steps, batch_size)
-
-    def batches() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        for x, y in _pieces(sampler, steps):
-            for start in range(0, len(x), batch_size):
-                yield x[start : start + batch_size], y[start : start + batch_size]
-
-    return batches()
-
-
-def _tensorflow_feed(sampler: Sampler, steps: int, batch_size: int) -> Any:
-    # Many batches a call, cut up in tf.data: calling Python for each one halves the speed of
-    # a small network.
-    import tensorflow as tf
-
-    pieces = _pieces(sampler, steps)
-    first = next(pieces)
-
-    def all_pieces() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        yield first
-        yield from pieces
-
-    def cut(*columns: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(columns).batch(batch_size, drop_remainder=True)
-
-    signature = tuple(
-        tf.TensorSpec((None, *column.shape[1:]), tf.as_dtype(column.dtype)) for column in first
-    )
-    pieces_set = tf.data.Dataset.from_generator(all_pieces, output_signature=signature)
-    options = tf.data.Options()
-    # Its thread wakes at 10 ms, 20 ms, 40 ms ... and the end of a round would wait for it:
-    # seconds, for rounds of a few seconds.
-    options.autotune.enabled = False
-    return pieces_set.flat_map(cut).prefetch(2).with_options(options)
+    network: Callable[[], Network] | None = None
+    """Gives the model, if it was made ready while the weights were on their way."""
 
 
 def _keep_freed_memory() -> None:
@@ -233,6 +126,14 @@ class Training(threading.Thread):
         self._number = plan.round_before
         self._bad_rounds = 0
         self._checkpoint_s = CHECKPOINT_S
+        self._after: tuple[UUID, ...] | None = None
+        """The rounds that the optimizer remembers; none: it is to begin afresh."""
+        self._after_steps = 0
+        self._records_per_second: float | None = None
+        self.between_s: float | None = None
+        """From a round's last step to the first of the next, on the whole; none: not known."""
+        self._is_between = False
+        self._last_step_at: float | None = None
 
     def run(self) -> None:
         """Train; tell `ended` at the end, whatever happens."""
@@ -249,24 +150,67 @@ class Training(threading.Thread):
     def _run(self) -> None:
         plan = self._plan
         _keep_freed_memory()
-        self._network = Network(plan.model_file, plan.layout, seed=plan.seed)
-        round = self._resume() or self._begin()
-        while not self._inbox.stop.is_set():
+        self._network = plan.network() if plan.network else self._new_network()
+        resumed = self._resume()
+        self._feed = Feed(self._sampler)
+        try:
+            self._go_on(resumed)
+        finally:
+            self._feed.close()
+
+    def _new_network(self) -> Network:
+        from handcar.modelfile.trainer import Network
+
+        self._after = None
+        return Network(self._plan.model_file, self._plan.layout, seed=self._plan.seed)
+
+    def _go_on(self, round: Round | None) -> None:
+        """Make rounds until told to stop; save the one under way."""
+        round = round or self._begin()
+        while round and not self._inbox.stop.is_set():
             self._train(round)
             self._wait_while_held()
-            if not self._inbox.stop.is_set() and self._is_over(round):
+            if not self._inbox.stop.is_set() and self.is_over(round):
                 round = self._next(round)
-        self._save(round)
+        if round:
+            self._save(round)
 
     # -- a round
 
-    def _begin(self) -> Round:
+    def _begin(self) -> Round | None:
+        """Begin a round; return none when told to stop while waiting for the last one's merge."""
+        if self._rounds.starts == "waits" and not self._is_merged():
+            return None
         self._number += 1
         round = self._rounds.begin(self._inbox, number=self._number)
-        self._network.set(round.start)
+        round.rate = self._plan.schedule.plan(self._own(round))
+        afresh = self._is_afresh()
+        if afresh:
+            self._rounds.forget_owed()  # so that who trains these rounds again owes the same
+        else:
+            round.after, round.after_steps = self._after or (), self._after_steps
+        self._network.begin(round.start, rate=round.rate, afresh=afresh)
+        self._network.draw_from(round.seed, 0)
+        self._feed.begin_round()
+        self._is_between = True
         return round
 
-    def _is_over(self, round: Round) -> bool:
+    def _own(self, round: Round) -> Own:
+        return Own(
+            base_version=round.base_version,
+            carried_records=self._rounds.records(round.carried),
+            steps=self.progress.steps,
+            records_per_second=self._records_per_second,
+        )
+
+    def _is_afresh(self) -> bool:
+        after = self._after
+        return (
+            after is None or self._after_steps >= AFRESH_STEPS or len(after) >= limits.RECIPE_ROUNDS
+        )
+
+    def is_over(self, round: Round) -> bool:
+        """Say whether a round ends here."""
         waiting = len(self._rounds.waiting(self._inbox))
         return budgets.is_over(
             self.budget, steps=round.steps, seconds=round.seconds, waiting=waiting
@@ -274,26 +218,88 @@ class Training(threading.Thread):
 
     def _train(self, round: Round) -> None:
         """Make steps until the round is over or something interrupts it."""
-        steps, seconds = budgets.stretch(self.budget, steps=round.steps, seconds=round.seconds)
+        steps, seconds = self._steps_left(round)
+        if steps == 0:
+            self._stand_still(round)
+            return
         watch = _Watch(self, round, seconds)
-        loss = self._network.train(self._sampler, steps, watch.on_step)
+        loss = self._network.train(self._feed.batches(steps), steps, watch.on_step)
+        self._feed.end_stretch()
         watch.close(loss)
 
-    def _next(self, round: Round) -> Round:
+    def _steps_left(self, round: Round) -> tuple[int, float]:
+        return budgets.stretch(self.budget, steps=round.steps, seconds=round.seconds)
+
+    def _stand_still(self, round: Round) -> None:
+        """Wait until own updates were merged, or the round may go on after all."""
+        self._last_step_at = None  # this is the server's time, not the machine's
+        while not self._inbox.stop.wait(WAIT_S) and not self._inbox.interrupts:
+            if self.is_over(round) or self._steps_left(round)[0]:
+                return
+
+    def _next(self, round: Round) -> Round | None:
         weights = self._network.get()
         if not np.isfinite(weights).all():
             return self._start_afresh()
         self._rounds.update_step = self.budget.update_step
         try:
-            announcement = self._rounds.finish(round, weights, chunks=self._sampler.chunks)
+            announcement = self._rounds.finish(
+                round, weights, chunks=self._sampler.chunks, recipe=self._recipe(round)
+            )
         except DiskFull as error:
             self._say(f"{error}. The round goes on and is kept in memory.")
             return round
         self._bad_rounds = 0
+        self._after = (*round.after, announcement.id)
+        self._after_steps = round.after_steps + round.steps
+        self._records_per_second = round.records / round.seconds if round.seconds else None
         self._made(announcement)
+        self._do_errand()
         return self._begin()
 
-    def _start_afresh(self) -> Round:
+    def _do_errand(self) -> None:
+        """Train what is no round of our own, if that was asked for; ours goes on as it was."""
+        errand = self._inbox.errand()
+        if errand is None or not errand.done.set_running_or_notify_cancel():
+            return
+        self._last_step_at = None  # this is no time between two rounds
+        try:
+            with self._network.aside():
+                found = errand.train(self._network, self._expect_time)
+        except Exception as error:  # noqa: BLE001 - for whoever asked
+            errand.done.set_exception(error)
+        else:
+            errand.done.set_result(found)
+
+    def _expect_time(self) -> None:
+        if self._inbox.interrupts:
+            raise HandcarError("training is to end, or to pause")
+
+    def _recipe(self, round: Round) -> Recipe | None:
+        """Return how the round was trained; none where that is more than a recipe may say."""
+        import keras
+
+        drawn = self._parts(round)
+        told = tuple(one for one in drawn if one is not None)
+        if len(told) < len(drawn) or len(told) > limits.RECIPE_PARTS:
+            return None
+        backend = keras.backend.backend()
+        return Recipe(
+            backend=backend,
+            drawn=told,
+            rate=round.rate,
+            after=round.after,
+            update_step=self._rounds.update_step,
+        )
+
+    def _parts(self, round: Round) -> list[Drawn | None]:
+        """Return what each run of this program drew of a round."""
+        steps_before = sum(part.steps for part in round.drawn if part)
+        if round.steps == steps_before:
+            return round.drawn
+        return [*round.drawn, self._feed.drawn()]
+
+    def _start_afresh(self) -> Round | None:
         self._bad_rounds += 1
         if self._bad_rounds >= BAD_ROUNDS:
             raise HandcarError(
@@ -301,12 +307,20 @@ class Training(threading.Thread):
                 "model's owner: a smaller learning rate usually helps"
             )
         self._say("The weights became infinite or NaN. This round is thrown away.")
-        self._network = Network(self._plan.model_file, self._plan.layout, seed=self._plan.seed)
+        self._network = self._new_network()
         return self._begin()
 
     def _wait_while_held(self) -> None:
         while self._inbox.hold.is_set() and not self._inbox.stop.wait(LOOK_S):
             pass
+
+    def _is_merged(self) -> bool:
+        """Wait until no own update is on its way; return whether that is so, or stop was asked."""
+        self._last_step_at = None  # this is the rule's time, not the machine's
+        while self._rounds.waiting(self._inbox):
+            if self._inbox.stop.wait(WAIT_S):
+                return False
+        return True
 
     # -- what survives
 
@@ -315,11 +329,14 @@ class Training(threading.Thread):
         if found is None:
             return None
         self._sampler.restore(found.passes)
-        self._network.set_optimizer(found.optimizer)
         if found.round.number <= self._number:
             return None  # that round was finished after the checkpoint was written
         self._number = found.round.number
+        remembers = self._network.set_optimizer(found.optimizer)
         self._network.set(found.weights)
+        self._network.draw_from(found.round.seed, found.round.steps)
+        if not remembers:
+            found.round.drawn.append(None)  # nobody can train that again
         self.progress = replace(
             self.progress,
             steps=self.progress.steps + found.round.steps,
@@ -336,11 +353,20 @@ class Training(threading.Thread):
 
     def _save(self, round: Round) -> None:
         network = self._network
-        point = Checkpoint(round, network.get(), network.optimizer(), self._sampler.passes())
+        kept = replace(round, drawn=self._parts(round))
+        point = Checkpoint(kept, network.get(), network.optimizer(), self._sampler.passes())
         try:
             checkpoint.save(self._plan.task.checkpoint, point)
         except DiskFull as error:
             self._say(f"{error}. Training goes on; a restart would lose more than usual.")
+
+    def use(self, now: float) -> None:
+        """Take note that a batch was trained on."""
+        self._feed.use()
+        if self._is_between and self._last_step_at is not None:
+            self.between_s = budgets.mean(self.between_s, now - self._last_step_at)
+        self._is_between = False
+        self._last_step_at = now
 
     @property
     def checkpoint_s(self) -> float:
@@ -388,6 +414,7 @@ class _Watch:
         now = time.monotonic()
         self._training = training
         self._round = round
+        self._max_seconds = training.budget.max_seconds
         self._ends_at = now + seconds
         self._saved_at = self._looked_at = now
         self._began_at = now
@@ -395,11 +422,13 @@ class _Watch:
         self._loss_before = round.loss_sum
         self._uncounted = 0
         self._steps = 0
+        self._over = False
 
     def on_step(self, logs: Any) -> bool:
         """Count one step; return whether to end here."""
         self._uncounted += 1
         now = time.monotonic()
+        self._training.use(now)
         if now - self._looked_at >= LOOK_S:
             self._look(now, float(logs["loss"]))
         if now - self._saved_at >= self._training.checkpoint_s:
@@ -407,7 +436,7 @@ class _Watch:
             self._training.sync()
             self._training.save(self._round)
             self._saved_at = now
-        return now >= self._ends_at or self._training.interrupted
+        return now >= self._ends_at or self._over or self._training.interrupted
 
     def close(self, loss: float) -> None:
         """Count what is left; `loss` is the mean over the stretch."""
@@ -421,3 +450,8 @@ class _Watch:
         self._round.seconds = self._seconds_before + now - self._began_at
         self._round.loss_sum = self._loss_before + loss * self._steps
         self._training.count(self._round, steps, loss=loss, rate=rate)
+        # The line or the server may turn out to be another than when the stretch began.
+        max_seconds = self._training.budget.max_seconds
+        self._ends_at += max_seconds - self._max_seconds
+        self._max_seconds = max_seconds
+        self._over = self._training.is_over(self._round)  # own updates may have been merged

@@ -1,7 +1,8 @@
 """Getting one update to the server over a line that breaks: announce, then append at an offset.
 
 Nothing is sent twice beyond what was on the way when the line broke: the server is asked
-how much it has. Nothing is counted twice: the update carries its own UUID.
+how much it has. Where the server keeps its bytes in a store, they go straight there, in
+parts. Nothing is counted twice: the update carries its own UUID.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from handcar.errors import Problem
+from handcar.errors import Broken, Forbidden, HandcarError, Problem, Unreachable
 from handcar.protocol import problems
-from handcar.protocol.messages import UpdateAnnouncement, UpdateStatus
-from handcar.volunteer.talk import Broken, Server
+from handcar.protocol.messages import DirectUpload, UpdateAnnouncement, UpdateStatus
+from handcar.volunteer.talk import Server
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def send(
     """
     try:
         status = _ask(lambda: server.announce(announcement))
+        if status.state == "announced" and status.direct is not None:
+            status = _send_direct(server, status, path, on_sent)
         if status.state != "announced" or status.upload_url is None:
             return status
         return _send_bytes(server, status.upload_url, status.offset, path, on_sent)
@@ -48,6 +51,43 @@ def send(
         if problem.type not in FINAL_PROBLEMS:
             raise
         return _not_wanted(announcement.id, problem)
+
+
+def _send_direct(server: Server, status: UpdateStatus, path: Path, on_sent: OnSent) -> UpdateStatus:
+    """Send the missing parts straight to the server's store.
+
+    Returns `announced` when that leads nowhere, so that the bytes go through the server: it
+    keeps each one that came, where a store keeps whole parts only; and it may be reached from
+    where a store can't be.
+    """
+    fruitless = 0
+    while status.state == "announced" and status.direct is not None and fruitless < FRUITLESS:
+        before = len(status.direct.parts)
+        fault = _send_parts(server, status.direct, path, on_sent)
+        if server.is_ending and fault is not None:
+            raise fault
+        status = _completed(server, status.direct)
+        now = len(status.direct.parts) if status.direct else 0
+        fruitless = 0 if now < before else fruitless + 1
+    return status
+
+
+def _send_parts(
+    server: Server, direct: DirectUpload, path: Path, on_sent: OnSent
+) -> HandcarError | None:
+    """Send parts until all are sent, or something goes wrong: return what."""
+    for part in direct.parts:
+        on_sent((part.number - 1) * direct.part_bytes)
+        try:
+            server.send_part(part, direct, path, on_sent)
+        except (Unreachable, Problem, Forbidden) as fault:
+            log.info("%s Asking what came", fault)
+            return fault
+    return None
+
+
+def _completed(server: Server, direct: DirectUpload) -> UpdateStatus:
+    return _ask(lambda: server.complete(direct))
 
 
 def _send_bytes(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,33 @@ class Keeper:
     def follow(self, series: Series, target: int, fetch: Fetch) -> Flat:
         """Return the weights of `target`, fetching the fewest bytes. Raises FrameError."""
         path = cheapest(series, target, held=self.version)
+        if path[0].kind == "keyframe":
+            return self._walk(path, series, fetch)
+        try:
+            return self._walk(path, series, fetch)
+        except FrameError as error:
+            # A server that was restored from a backup made these versions anew, and otherwise.
+            log.warning("version %s is not what the server's is: %s", self.version, error)
+            with suppress(FrameError):
+                return self._walk(cheapest(series, target, held=None), series, fetch)
+            raise
+
+    def _walk(self, path: list[Frame], series: Series, fetch: Fetch) -> Flat:
         weights = np.empty(0, np.float32) if path[0].kind == "keyframe" else self.newest()[1]
         for frame in path:
             weights = self._step(weights, frame, fetch(frame), series.model_id)
         return weights
+
+    def several(self, series: Series, targets: Iterable[int], fetch: Fetch) -> dict[int, Flat]:
+        """Return the weights of some versions, fetching the fewest bytes. Raises FrameError."""
+        here = dict([self.newest()]) if self.version is not None else {}
+        for target in sorted(set(targets) - here.keys()):
+            base = max((version for version in here if version < target), default=None)
+            weights = np.empty(0, np.float32) if base is None else here[base]
+            for frame in cheapest(series, target, held=base):
+                weights = self._step(weights, frame, fetch(frame), series.model_id)
+            here[target] = weights
+        return {target: here[target] for target in targets}
 
     def keep(self, version: int, weights: Flat) -> None:
         """Make this the version held, on disk first."""
