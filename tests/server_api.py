@@ -128,12 +128,18 @@ class Api:
         return self.ask("PATCH", url, data, token=token, headers={"Upload-Offset": str(offset)})
 
     def publish(
-        self, *, chunks: Sequence[dict[str, Any]] | None = None, token: str = "", **changes: Any
+        self,
+        *,
+        chunks: Sequence[dict[str, Any]] | None = None,
+        token: str = "",
+        validation: bool = True,
+        **changes: Any,
     ) -> Any:
         """Publish a small model, by default with three chunks and one for validation."""
         if chunks is None:
             pieces = [(f"records {n}".encode(), "train") for n in range(3)]
-            pieces.append((b"records to validate", "validation"))
+            if validation:
+                pieces.append((b"records to validate", "validation"))
             for data, _ in pieces:
                 self.store(data, token or self.owner)
             chunks = [chunk(data, split=split) for data, split in pieces]
@@ -143,8 +149,11 @@ class Api:
         return self.ask("POST", "/models", body, token=token or self.owner)
 
     def model(self, now: datetime | None = None, **changes: Any) -> TrainingModel:
-        """Publish a model and prepare its version 0 without Keras: small random weights."""
-        reply = self.publish(**changes)
+        """Publish a model and prepare its version 0 without Keras: small random weights.
+
+        Without validation records, so that no update waits for the process with Keras.
+        """
+        reply = self.publish(validation=False, **changes)
         assert reply.status_code == 201, reply.content
         return prepare(reply.json()["id"], now)
 

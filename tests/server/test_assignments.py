@@ -1,11 +1,17 @@
-from uuid import UUID
+import math
+from pathlib import Path
 
 import pytest
 
 from handcar import files
+from handcar.protocol.messages import Assignment
+from handcar.protocol.signature import is_signed
+from handcar.server.catalog import modelfiles
 from handcar.server.catalog.models import Chunk, TrainingModel
 from handcar.server.rounds import assignments
 from server_api import chunk, prepare, update_frame, work
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_an_assignment_says_everything_that_is_needed(server):
@@ -17,8 +23,18 @@ def test_an_assignment_says_everything_that_is_needed(server):
     assert b"".join(text.streaming_content).decode() == model.model_file
     assert len(body["dataset"]) == 3
     assert body["series"]["keyframe"]["version"] == 0
-    assert body["round"] == {"max_steps": 1000, "max_seconds": 1800.0, "min_seconds": 0.0}
-    assert body["update_step"] == 2.0
+    assert body["round"] == {
+        "max_steps": 1000,
+        "max_seconds": 1800.0,
+        "min_seconds": 0.0,
+        "longest_steps": None,
+        "records_done": 0,
+        "others_records_per_second": 0.0,
+        "rate_factor": 1.0,
+    }
+    assert body["starts"] == "carried"
+    assert body["update_step"] == 3.0
+    assert is_signed(Assignment.model_validate(body))
 
 
 def test_validation_chunks_are_never_handed_out(server):
@@ -37,12 +53,53 @@ def test_volunteers_begin_at_different_chunks_and_go_on_in_different_orders(serv
     assert len(set(firsts)) == 3
 
 
-def test_an_order_is_kept_by_its_volunteer():
-    chunks = [Chunk(index=index) for index in range(20)]
-    mine, yours = UUID(int=1), UUID(int=2)
-    assert assignments.order(chunks, mine, 3) == assignments.order(chunks, mine, 3)
-    assert assignments.order(chunks, mine, 3) != assignments.order(chunks, yours, 3)
-    assert assignments.order(chunks, mine, 43)[0] is chunks[3]
+def chunks_of(*sizes: int) -> list[Chunk]:
+    return [Chunk(index=n, digest=f"sha256:{n:064x}", size=size) for n, size in enumerate(sizes)]
+
+
+def test_an_order_is_kept_by_its_volunteer_and_holds_every_chunk_once():
+    chunks = chunks_of(*[100] * 20)
+    mine = assignments.order(chunks, 3)
+    assert mine == assignments.order(chunks, 3)
+    assert mine != assignments.order(chunks, 4)
+    assert sorted(chunk.index for chunk in mine) == list(range(20))
+
+
+def test_a_volunteer_begins_with_a_small_chunk_and_different_ones_with_different_ones():
+    chunks = chunks_of(*[100] * 4, *[1000] * 40)
+    firsts = [assignments.order(chunks, number)[0].index for number in range(12)]
+    assert set(firsts) == {0, 1, 2, 3}
+
+
+def test_each_place_is_begun_at_once_before_any_is_begun_at_twice():
+    for places in (1, 2, 3, 7, 100):
+        begun = [assignments.beginning(number, places) for number in range(2 * places)]
+        assert sorted(begun[:places]) == sorted(begun[places:]) == list(range(places))
+
+
+@pytest.mark.parametrize("volunteers", [2, 3, 5, 8, 20])
+@pytest.mark.parametrize("joined_before", [0, 13])
+@pytest.mark.parametrize("share", [0.5, 1.0, 1.5])
+def test_volunteers_who_stop_early_have_covered_nearly_all_they_could(
+    volunteers, joined_before, share
+):
+    chunks = chunks_of(*[256] * 4, *[512] * 4, *[4096] * 192)
+    each = math.ceil(share * len(chunks) / volunteers)
+    covered = {
+        chunk.index
+        for number in range(joined_before, joined_before + volunteers)
+        for chunk in assignments.order(chunks, number)[:each]
+    }
+    possible = min(len(chunks), volunteers * each)
+    assert len(covered) >= 0.8 * possible
+
+
+def test_what_chunks_take_decoded_is_passed_on(server):
+    urls = ["https://a.example.org/1"]
+    server.publish(chunks=[chunk(b"one", urls=urls, decoded=12_345), chunk(b"two", urls=urls)])
+    prepare("digits")
+    body = server.ask("GET", "/default", token=server.join().token).json()
+    assert sorted(str(link["decoded"]) for link in body["dataset"]) == ["12345", "None"]
 
 
 def test_the_owners_links_come_before_the_servers(server):
@@ -56,7 +113,7 @@ def test_the_owners_links_come_before_the_servers(server):
 
 def test_the_default_is_the_model_with_the_fewest_machines(server):
     server.model()
-    server.publish(name="letters")
+    server.publish(name="letters", validation=False)
     prepare("letters")
     picked = [
         server.ask("GET", "/default", token=server.join(f"v{n}").token).json()["id"]
@@ -110,3 +167,9 @@ def test_the_list_and_the_status_are_for_everyone(server):
     assert status["training"][0]["updates_merged"] == 1
     assert status["updates_waiting"] == 0
     assert status["bytes_up"] > 0
+
+
+@pytest.mark.parametrize(("example", "step"), [("mnist-cnn", 3.0), ("shakespeare", 2.0)])
+def test_the_updates_of_models_of_sequences_are_coded_finer(example: str, step: float):
+    text = (EXAMPLES / f"{example}.json").read_text()
+    assert modelfiles.update_step(text) == step

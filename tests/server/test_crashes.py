@@ -4,7 +4,7 @@ import pytest
 from django.db import transaction
 
 from handcar.server import blobs
-from handcar.server.rounds import checks, merges, series, services
+from handcar.server.rounds import checks, decoding, leases, merges, series, services
 from handcar.server.rounds.models import Participation, Update, Version
 from server_api import later, newest, update_frame, work
 
@@ -14,7 +14,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def model(server):
+def model(server, monkeypatch):
+    monkeypatch.setattr(services, "MERGED_KEPT", 0)  # so that bytes are removed as well
     return server.model(epochs=100)
 
 
@@ -69,7 +70,7 @@ PLACES = [
     (merges, "_commit", 1),
     (services, "mark_merged", 1),
     (merges, "_count_for_volunteers", 1),
-    (services, "remove_bytes", 1),
+    (services, "let_go_of_merged", 1),
     (series, "prune", 1),
     (series, "_clear", 1),
     (blobs, "remove", 1),
@@ -101,12 +102,12 @@ def test_a_crash_at_any_step_of_a_merge_changes_nothing(
         patched.setattr(module, name, dies)
         with pytest.raises(Killed):
             merge_all(model, checked)
-    services.release_leases()
+    leases.release_all()
     merge_all(model, checked)
     assert outcome(model) == expected
 
 
-@pytest.mark.parametrize("place", ["decoded", "_examine"])
+@pytest.mark.parametrize("place", [(decoding, "decode"), (checks, "_examine")])
 def test_a_crash_while_checking_checks_again(server, model, monkeypatch, place):
     server.deliver(server.join(), update_frame(model))
 
@@ -114,7 +115,7 @@ def test_a_crash_while_checking_checks_again(server, model, monkeypatch, place):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(checks, place, dies)
+        patched.setattr(*place, dies)
         with pytest.raises(Killed):
             checks.check_one(later(0))
     assert Update.objects.get().state == "received"
@@ -134,6 +135,6 @@ def test_a_full_disk_waits_and_loses_nothing(server, model, checked, monkeypatch
         assert merges.merge_one(checked)
     assert newest(model).number == 0
     assert not merges.merge_one(checked), "other work goes first"
-    merge_all(model, checked + 2 * services.LEASE)
-    merge_all(model, checked + 4 * services.LEASE)
+    merge_all(model, checked + 2 * leases.LEASE)
+    merge_all(model, checked + 4 * leases.LEASE)
     assert set(Update.objects.values_list("state", flat=True)) == {"merged"}

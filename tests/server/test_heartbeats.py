@@ -32,6 +32,15 @@ def test_a_heartbeat_is_noted_and_answered(server, model, ann):
     assert (row.step, row.steps_per_second, row.loss) == (5, 2.5, 0.7)
 
 
+def test_a_host_that_gave_wrong_bytes_is_logged_for_whoever_runs_the_server(
+    server, model, ann, caplog
+):
+    beat(server, ann, liars=["data.example.org:8443"])
+    assert "got wrong bytes from data.example.org:8443" in caplog.text
+    body = {"model_id": "digits", "version": 0, "step": 1, "records": 1, "liars": ["a\nb"]}
+    assert server.ask("POST", "/heartbeat", body, token=ann.token).status_code == 400
+
+
 def test_a_heartbeat_of_an_unknown_model_is_404(server, ann):
     body = {"model_id": "none", "version": 0, "step": 1, "records": 1}
     assert server.ask("POST", "/heartbeat", body, token=ann.token).status_code == 404
@@ -73,7 +82,7 @@ def test_a_message_is_shown_until_it_was_seen(server, model, ann):
 
 
 def test_a_message_is_for_those_who_train_its_model_and_joined_before_it(server, model, ann):
-    server.publish(name="letters")
+    server.publish(name="letters", validation=False)
     prepare("letters")
     body = {"text": "hi", "model_id": "letters"}
     server.ask("POST", "/messages", body, token=server.owner)
@@ -105,7 +114,7 @@ def test_the_models_state_gives_the_order(server, model, ann):
     assert beat(server, ann)["order"] == "pause"
     TrainingModel.objects.update(state="finished")
     assert beat(server, ann)["order"] == "stop"
-    server.publish(name="letters")
+    server.publish(name="letters", validation=False)
     prepare("letters")
     assert beat(server, ann)["order"] == "switch"
 

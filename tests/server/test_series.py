@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from handcar.server import blobs
-from handcar.server.rounds import series
+from handcar.server.rounds import series, services
 from handcar.server.rounds.models import Version
 from handcar.wire import frames
 from handcar.wire.layout import weights_digest
@@ -112,8 +112,8 @@ def test_what_nobody_needs_is_let_go(server, monkeypatch):
         if value is not None
     }
     on_disk = {blobs.PREFIX + path.name for path in server.home.blobs.glob("*/*")}
-    chunks_and_model = 4 + 1
-    assert len(on_disk) == len(named) + chunks_and_model
+    chunks_and_model = 3 + 1
+    assert len(on_disk) == len(named) + chunks_and_model + services.MERGED_KEPT
     assert named <= on_disk
 
 

@@ -7,6 +7,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+import postgresql as servers
 from server_api import update_frame
 
 
@@ -53,7 +54,7 @@ bad = {"keras", "tensorflow", "jax", "torch", "handcar.volunteer"} & set(sys.mod
 assert not bad, bad
 assert "rest_framework" in sys.modules
 """
-    environment = {"HANDCAR_SERVER_HOME": str(home.folder), "PATH": ""}
+    environment = servers.clean() | {"HANDCAR_SERVER_HOME": str(home.folder)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
@@ -67,6 +68,30 @@ import handcar.server.worker
 assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code, str(home.folder)], check=True)
+
+
+def test_a_web_process_loads_nothing_that_it_does_not_use(home):
+    code = """
+import sys
+from handcar.server.wsgi import application
+from django.test import Client
+assert Client().get("/api/v1/list").status_code == 200
+bad = {name for name in ("requests", "pygments", "psycopg", "celery") if sys.modules.get(name)}
+assert not bad, bad
+"""
+    environment = servers.clean() | {"HANDCAR_SERVER_HOME": str(home.folder)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_one_command_loads_no_other(home):
+    code = """
+import sys
+from handcar import cli
+cli._register("serve")
+assert "handcar.cli.serve" in sys.modules
+assert not {"handcar.cli.join", "handcar.cli.publish", "pydantic"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_heartbeat_and_an_announcement_take_few_queries(server):

@@ -7,7 +7,7 @@ import pytest
 from handcar.protocol import limits
 from handcar.server import blobs
 from handcar.server.catalog.models import TrainingModel
-from handcar.server.rounds import services
+from handcar.server.rounds import leases, services
 from handcar.server.rounds.models import Update
 from server_api import announcement, later, update_frame, work
 
@@ -218,4 +218,4 @@ def test_leases_let_nobody_else_check_the_same_update(server, model, ann):
     now = later(0)
     assert services.claim_received(now) is not None
     assert services.claim_received(now) is None
-    assert services.claim_received(now + services.LEASE + timedelta(seconds=1)) is not None
+    assert services.claim_received(now + leases.LEASE + timedelta(seconds=1)) is not None

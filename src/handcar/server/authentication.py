@@ -9,6 +9,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from handcar.server import limiting
 from handcar.server.accounts import services
 from handcar.server.accounts.models import Owner, Volunteer
 
@@ -24,6 +25,8 @@ class BearerAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer" or not token:
             raise exceptions.AuthenticationFailed("expected `Authorization: Bearer TOKEN`")
         who = services.find(token.strip())
+        if who is None and (wait := limiting.wait_s(request, "strangers")):
+            raise exceptions.Throttled(wait, "too many tokens from here are not known")
         if who is None:
             raise exceptions.AuthenticationFailed(
                 "this token is not known here: join again, or give the owner's token of this server"

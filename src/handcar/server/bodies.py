@@ -47,14 +47,19 @@ def parse(request: Request, kind: type[B], *, most: int = limits.REQUEST_JSON_BY
 
 
 def answer(
-    value: BaseModel | Sequence[BaseModel],
+    value: BaseModel | Sequence[BaseModel] | str,
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> HttpResponse:
-    """Return a message of the protocol, or a list of them, as JSON."""
-    text = value.model_dump_json() if isinstance(value, BaseModel) else _list(value)
+    """Return a message of the protocol, or a list of them, as JSON; a text is JSON already."""
+    text = value if isinstance(value, str) else dumped(value)
     return HttpResponse(text, status=status, content_type="application/json", headers=headers)
+
+
+def dumped(value: BaseModel | Sequence[BaseModel]) -> str:
+    """Return a message of the protocol, or a list of them, as the text of an answer."""
+    return value.model_dump_json() if isinstance(value, BaseModel) else _list(value)
 
 
 def pieces(request: Request) -> Iterator[bytes]:

@@ -1,12 +1,17 @@
 """The server's folder: everything that it keeps lies here.
 
 db.sqlite3        the state of everything
-secret-key        Django's, readable by this user alone, as are the next two
+secret-key        Django's, readable by this user alone, as are the next four
+signing-key       assignments are signed with it
+checking-key      updates are compared, and addresses hashed, with it
 admin-password    of the user `admin` of the pages
 owner-token       of the first owner
 blobs/            bytes by digest
 uploads/          bytes that are still coming
+cache/            copies of bytes that lie in a bucket
+blocks/           decoded chunks, with which rounds are computed again
 static/           files of the pages, collected
+moving            says that this server is being moved, or has been
 lock              held by the server that runs on this folder
 """
 
@@ -54,6 +59,16 @@ class Home:
         return self.folder / "uploads"
 
     @property
+    def blocks(self) -> Path:
+        """Decoded chunks, with which rounds are computed again; may go at any time."""
+        return self.folder / "blocks"
+
+    @property
+    def cache(self) -> Path:
+        """Copies of bytes that lie in a bucket; may go at any time."""
+        return self.folder / "cache"
+
+    @property
     def static(self) -> Path:
         """Collected files of the pages."""
         return self.folder / "static"
@@ -65,7 +80,7 @@ class Home:
 
     def make_folders(self) -> None:
         """Make what is missing; only this user may look inside."""
-        for folder in (self.folder, self.blobs, self.uploads, self.static):
+        for folder in (self.folder, self.blobs, self.uploads, self.blocks, self.static):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
 
@@ -75,6 +90,20 @@ class Home:
         if not path.is_file():
             write_secret(path, secrets.token_urlsafe(48))
         return path.read_text().strip()
+
+    def signing_key(self) -> bytes:
+        """Return the 32 secret bytes that assignments are signed with, made at the first call."""
+        return self._secret_bytes("signing-key")
+
+    def checking_key(self) -> bytes:
+        """Return the 32 secret bytes that updates are compared and addresses hashed with."""
+        return self._secret_bytes("checking-key")
+
+    def _secret_bytes(self, name: str) -> bytes:
+        path = self.folder / name
+        if not path.is_file():
+            write_secret(path, secrets.token_hex(32))
+        return bytes.fromhex(path.read_text().strip())
 
 
 def write_secret(path: Path, text: str) -> None:
@@ -86,8 +115,13 @@ def write_secret(path: Path, text: str) -> None:
 
 def from_environment() -> Home:
     """Return the home that HANDCAR_SERVER_HOME names, or the usual one."""
-    if given := os.environ.get(VARIABLE):
-        return Home(Path(given).expanduser().resolve())
+    return named(os.environ.get(VARIABLE))
+
+
+def named(folder: str | None) -> Home:
+    """Return the home in this folder, or the usual one."""
+    if folder:
+        return Home(Path(folder).expanduser().resolve())
     import platformdirs
 
     return Home(Path(platformdirs.user_data_dir("handcar")) / "server")

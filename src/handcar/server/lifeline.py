@@ -18,7 +18,8 @@ POLL_S = 0.25
 
 def environment() -> dict[str, str]:
     """Return the environment for a child that ends with this process."""
-    return {**os.environ, PARENT: str(os.getpid())}
+    # Else each of a web process's many threads gets a heap of its own, and keeps it.
+    return {"MALLOC_ARENA_MAX": "2", **os.environ, PARENT: str(os.getpid())}
 
 
 def watch(parent: int | None = None) -> None:

@@ -12,12 +12,23 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from rest_framework import exceptions
 
-from handcar.errors import BadInput, DiskFull, ModelFileError, Problem, StateConflict
+from handcar.errors import (
+    BadInput,
+    DiskFull,
+    ModelFileError,
+    Problem,
+    StateConflict,
+    StoreAway,
+)
 from handcar.protocol import problems
 from handcar.protocol.messages import Body
 from handcar.protocol.problems import ProblemType
+from handcar.server import logs
 
 log = logging.getLogger(__name__)
+
+LATER = "the server's store does not answer just now: try again later"
+RETRY_S = "30"
 
 
 class ProblemDocument(Body):
@@ -29,6 +40,8 @@ class ProblemDocument(Body):
     detail: str = ""
     errors: tuple[str, ...] = ()
     """Each thing wrong with a model file or a body, by its path."""
+    request_id: str = ""
+    """By which the server's log names this request."""
 
 
 class Refusal(Problem):
@@ -55,6 +68,7 @@ def document(problem: Problem) -> HttpResponse:
         status=problem.status,
         detail=problem.detail,
         errors=getattr(problem, "errors", ()),
+        request_id=logs.request_id(),
     )
     text = json.dumps(body.model_dump(exclude_defaults=True))
     response = HttpResponse(text, status=problem.status, content_type=problems.MEDIA_TYPE)
@@ -78,6 +92,9 @@ def translate(error: Exception) -> Problem | None:
     if isinstance(error, ModelFileError):
         faults = tuple(str(problem) for problem in error.problems)
         return Refusal(problems.MODEL_FILE, str(error), errors=faults)
+    if isinstance(error, StoreAway):
+        log.warning("%s", error)
+        return Refusal(problems.STORE_AWAY, LATER, headers={"Retry-After": RETRY_S})
     for kind, problem in OURS:
         if isinstance(error, kind):
             return Refusal(problem, str(error))

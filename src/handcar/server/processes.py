@@ -5,23 +5,27 @@ Each ends by itself when the process that started it is gone.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from handcar.server import lifeline
+from handcar.errors import HandcarError
+from handcar.server import configuration, lean, lifeline
+from handcar.server import home as homes
+from handcar.server.home import Home
 
-BLOCKING_THREADS = 64
-"""Requests at once: slow uplinks hold a thread each, and wait nearly all of the time."""
 STOP_WITHIN_S = 3
 
 
 def web(host: str, port: str) -> None:
-    """Serve the API and the pages."""
+    """Serve the API and the pages. Django is loaded by the processes that this one starts."""
     from granian import Granian
     from granian.constants import Interfaces
     from granian.log import LogLevels
+
+    chosen = configuration.read(os.environ)
 
     Granian(
         "handcar.server.wsgi:watched",
@@ -29,8 +33,8 @@ def web(host: str, port: str) -> None:
         interface=Interfaces.WSGI,
         address=host,
         port=int(port),
-        workers=1,
-        blocking_threads=BLOCKING_THREADS,
+        workers=chosen.web_processes,
+        blocking_threads=chosen.threads,
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_WITHIN_S,
         websockets=False,
@@ -39,8 +43,20 @@ def web(host: str, port: str) -> None:
     ).serve()
 
 
+def tables() -> None:
+    """Make ready what the others need; print the owner's token, or why it can't be done."""
+    from handcar.server import setup
+
+    try:
+        print(json.dumps({"token": setup.first_start(_prepare())}))
+    except HandcarError as error:
+        print(json.dumps({"error": str(error)}))
+
+
 def worker() -> None:
     """Check and merge updates."""
+    lean.leave_out(configuration.read(os.environ))
+    _prepare()
     from handcar.server.worker import run
 
     run()
@@ -50,19 +66,26 @@ def evaluator() -> None:
     """Build and evaluate models."""
     # Ctrl-C in a terminal reaches every process; the worker ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prepare()
     from handcar.server.rounds.evaluate import run
 
     run()
 
 
+def _prepare() -> Home:
+    from handcar.server import setup
+
+    return setup.prepare(homes.from_environment().folder)
+
+
 def main() -> None:
     """Run the process that the command line names."""
-    from handcar.server.setup import prepare
-
     name, home, *rest = sys.argv[1:]
     lifeline.watch()
-    prepare(Path(home))
+    os.environ[homes.VARIABLE] = home
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "handcar.server.settings")
     programs: dict[str, Callable[..., None]] = {
+        "tables": tables,
         "web": web,
         "worker": worker,
         "evaluator": evaluator,

@@ -1,40 +1,35 @@
-"""Django's settings. What may differ from server to server comes from the environment.
-
-HANDCAR_SERVER_HOME      the folder that holds everything
-HANDCAR_DEBUG            1 shows errors in the browser; never on a public server
-HANDCAR_ALLOWED_HOSTS    names that the server answers to, with commas; all by default
-HANDCAR_TRUSTED_ORIGINS  addresses such as https://example.org that people log in from
-HANDCAR_BEHIND_PROXY     1 believes X-Forwarded-Proto and X-Forwarded-Host
-"""
+"""Django's settings. What may differ from server to server is in `configuration`."""
 
 from __future__ import annotations
 
 import os
 
 from handcar import __version__
-from handcar.server import home as homes
+from handcar.server import configuration, logs
+from handcar.stores.signing import Signer
 
-
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "") in {"1", "true", "yes"}
-
-
-def _names(name: str, default: str) -> list[str]:
-    return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
-
-
-HANDCAR_HOME = homes.from_environment()
+HANDCAR = configuration.read(os.environ)
+HANDCAR_HOME = HANDCAR.home
 HANDCAR_HOME.make_folders()
-SECRET_KEY = HANDCAR_HOME.secret_key()
-DEBUG = _flag("HANDCAR_DEBUG")
+SECRET_KEY = HANDCAR.secret_key or HANDCAR_HOME.secret_key()
+HANDCAR_SIGNING_KEY = HANDCAR.signing_key or HANDCAR_HOME.signing_key()
+HANDCAR_CHECKING_KEY = HANDCAR.checking_key or HANDCAR_HOME.checking_key()
+DEBUG = HANDCAR.debug
 # All names: volunteers come by address, by name and through tunnels, and no page or mail
 # of ours is built from the Host header for anyone but the one who sent it.
-ALLOWED_HOSTS = _names("HANDCAR_ALLOWED_HOSTS", "*")
-CSRF_TRUSTED_ORIGINS = _names("HANDCAR_TRUSTED_ORIGINS", "")
+ALLOWED_HOSTS = list(HANDCAR.allowed_hosts)
+CSRF_TRUSTED_ORIGINS = list(HANDCAR.trusted_origins)
 
-if _flag("HANDCAR_BEHIND_PROXY"):
+if HANDCAR.behind_proxy:
     USE_X_FORWARDED_HOST = True
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# Signs volunteers' links to owners' private buckets.
+HANDCAR_S3 = (
+    Signer(HANDCAR.s3_key, HANDCAR.s3_secret, HANDCAR.s3_region, HANDCAR.s3_endpoint)
+    if HANDCAR.s3_key and HANDCAR.s3_secret
+    else None
+)
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -53,6 +48,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "handcar.server.watching.Watch",
+    "handcar.server.pausing.Pausing",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -61,7 +58,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "csp.middleware.CSPMiddleware",
+    "handcar.server.watching.ContentPolicy",
 ]
 
 TEMPLATES = [
@@ -81,20 +78,7 @@ TEMPLATES = [
 ROOT_URLCONF = "handcar.server.urls"
 WSGI_APPLICATION = "handcar.server.wsgi.application"
 
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": HANDCAR_HOME.database,
-        # Waits for the worker's small transactions instead of failing at once.
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            # FULL, not NORMAL: an update is acknowledged before the next checkpoint.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
-        },
-        "CONN_MAX_AGE": 60,
-    }
-}
+DATABASES = configuration.databases(HANDCAR)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 LANGUAGE_CODE = "en-gb"
@@ -129,8 +113,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "handcar.server.bodies.AlwaysJson",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "handcar.server.problems.handle",
-    "DEFAULT_THROTTLE_RATES": {"join": "1200/hour"},
-    "NUM_PROXIES": 1 if _flag("HANDCAR_BEHIND_PROXY") else 0,
+    "NUM_PROXIES": 1 if HANDCAR.behind_proxy else 0,
     "UNAUTHENTICATED_USER": None,
 }
 
@@ -146,12 +129,4 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [],
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    # A "no" to a client is no trouble of the server's.
-    "loggers": {"django.request": {"level": "ERROR"}},
-    "root": {"handlers": ["stderr"], "level": os.environ.get("HANDCAR_LOG", "WARNING").upper()},
-}
+LOGGING = logs.settings(HANDCAR.log, HANDCAR.log_format)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
+import subprocess  # noqa: S404
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handcar.errors import HandcarError
-from handcar.server import locks, setup, supervise
+from handcar.server import configuration, lifeline, locks, supervise
+from handcar.server import home as homes
 from handcar.server.home import Home
 from handcar.server.supervise import Child
 
@@ -40,37 +44,53 @@ class Running:
         return "\n".join(
             (
                 f"Handcar serves at {self.url}",
-                f"  pages      {self.url}/  (user admin, password in {self.home.admin_password})",
+                f"  pages      {self.url}/  (user admin, password in "
+                f"{self._place(self.home.admin_password)})",
                 f"  publish    handcar publish MODEL.json --server {self.url}",
                 f"  join       handcar join --server {self.url}",
-                f"  token      the owner's is in {self.home.owner_token}",
+                f"  token      the owner's is in {self._place(self.home.owner_token)}",
                 "Ctrl-C stops it; nothing is lost.",
             )
         )
 
+    @staticmethod
+    def _place(secret: Path) -> str:
+        here = secret.is_file()
+        return str(secret) if here else f"{secret.name} of the server that was started first"
 
-def serve(folder: Path, host: str, port: int, *, ready: Callable[[Running], None]) -> None:
+
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    *,
+    ready: Callable[[Running], None],
+    with_worker: bool = True,
+) -> None:
     """Run a server on this folder until SIGINT or SIGTERM; `ready` is called once it answers."""
     home = Home(folder.expanduser().resolve())
     home.make_folders()
     try:
         with locks.alone(home.lock):
-            _serve(home, host, port, ready)
+            _serve(home, host, port, ready, with_worker=with_worker)
     except locks.Taken:
         raise HandcarError(
             f"another server already runs on {home.folder}: stop it, or give another --home"
         ) from None
 
 
-def _serve(home: Home, host: str, port: int, ready: Callable[[Running], None]) -> None:
+def _serve(
+    home: Home, host: str, port: int, ready: Callable[[Running], None], *, with_worker: bool
+) -> None:
     port = free_port(host, port)
-    setup.prepare(home.folder)
-    token = setup.first_start(home)
+    token = _make_ready(home)
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     folder = str(home.folder)
-    children = [Child("web", (folder, host, str(port))), Child("worker", (folder,))]
+    children = [Child("web", (folder, host, str(port)))]
+    if with_worker:
+        children.append(Child("worker", (folder,)))
     try:
         for child in children:
             child.start()
@@ -79,6 +99,23 @@ def _serve(home: Home, host: str, port: int, ready: Callable[[Running], None]) -
             supervise.run(children, stop)
     finally:
         supervise.end(children)
+
+
+def _make_ready(home: Home) -> str:
+    """Bring tables, pages and accounts up to date; return the first owner's token.
+
+    In a process of its own: Django would stay in this one's memory for as long as it runs.
+    """
+    configuration.read(os.environ | {homes.VARIABLE: str(home.folder)})
+    command = [sys.executable, "-m", "handcar.server.processes", "tables", str(home.folder)]
+    done = subprocess.run(  # noqa: S603 - our own program
+        command, env=lifeline.environment(), stdout=subprocess.PIPE, check=False
+    )
+    lines = done.stdout.splitlines()
+    told = json.loads(lines[-1]) if done.returncode == 0 and lines else {}
+    if "token" not in told:
+        raise HandcarError(told.get("error", "the tables could not be made; see above"))
+    return str(told["token"])
 
 
 def address(host: str, port: int) -> str:

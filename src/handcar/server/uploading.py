@@ -17,11 +17,11 @@ OFFSET = OpenApiParameter(
 MEDIA_TYPE = "application/offset+octet-stream"
 
 
-def tell(upload: Upload) -> HttpResponse:
-    """Answer HEAD: how many bytes are here, of how many."""
+def tell(upload: Upload, *, whole: bool = False) -> HttpResponse:
+    """Answer HEAD: how many bytes are here, of how many; `whole` where they all came before."""
     return HttpResponse(
         headers={
-            "Upload-Offset": str(uploads.offset(upload)),
+            "Upload-Offset": str(upload.size if whole else uploads.offset(upload)),
             "Upload-Length": str(upload.size),
             "Cache-Control": "no-store",
         }

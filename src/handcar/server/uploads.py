@@ -35,6 +35,8 @@ class Upload:
     key: str
     size: int
     digest: str
+    asks: bool = False
+    """Whether a bucket may be asked for what is there: not for updates, which are thousands."""
 
     @property
     def part(self) -> Path:
@@ -45,7 +47,7 @@ class Upload:
 
 def offset(upload: Upload) -> int:
     """Return how many bytes are here."""
-    if blobs.size(upload.digest) == upload.size:
+    if _is_here(upload):
         return upload.size
     try:
         return upload.part.stat().st_size
@@ -53,13 +55,21 @@ def offset(upload: Upload) -> int:
         return 0
 
 
+def is_whole(upload: Upload) -> bool:
+    """Say whether all bytes are in the part file, and only have to be put to their place."""
+    try:
+        return upload.part.stat().st_size == upload.size
+    except FileNotFoundError:
+        return False
+
+
 def receive(upload: Upload, start: int, pieces: Iterable[bytes]) -> int:
     """Append what comes at `start`; return the offset after it.
 
     When all is here and its digest is right the bytes are moved to the blobs. A wrong
-    digest throws them away. Raises Refusal: WRONG_OFFSET, TOO_LARGE, BAD_DIGEST.
+    digest throws them away. Raises StoreAway, Refusal: WRONG_OFFSET, TOO_LARGE, BAD_DIGEST.
     """
-    if blobs.size(upload.digest) == upload.size:
+    if _is_here(upload):
         return upload.size
     upload.part.touch(mode=0o600)
     try:
@@ -67,8 +77,13 @@ def receive(upload: Upload, start: int, pieces: Iterable[bytes]) -> int:
         if position == upload.size:
             _complete(upload)
     except Finished:
-        return upload.size
+        return blobs.size(upload.digest) or 0
     return position
+
+
+def _is_here(upload: Upload) -> bool:
+    here = blobs.size(upload.digest) if upload.asks else blobs.known_size(upload.digest)
+    return here == upload.size
 
 
 def forget(upload: Upload) -> None:

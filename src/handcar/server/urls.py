@@ -7,7 +7,7 @@ from django.urls import URLPattern, URLResolver, include, path, register_convert
 from drf_spectacular.views import SpectacularJSONAPIView
 
 from handcar.server.converters import Hex, Name
-from handcar.server.health import Health
+from handcar.server.health import Health, Ready, metrics
 
 register_converter(Hex, "hex")
 register_converter(Name, "name")
@@ -17,11 +17,13 @@ API: list[URLPattern | URLResolver] = [
     path("", include("handcar.server.catalog.urls")),
     path("", include("handcar.server.rounds.urls")),
     path("health", Health.as_view()),
+    path("ready", Ready.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view()),
 ]
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include(API)),
+    path("metrics", metrics),
     path("admin/", admin.site.urls),
     path("", include("handcar.server.dashboard.urls")),
 ]

@@ -8,10 +8,11 @@ from typing import Any
 
 from django.core.wsgi import get_wsgi_application
 
-from handcar.server import lifeline
+from handcar.server import configuration, lean, lifeline
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "handcar.server.settings")
 
+lean.leave_out(configuration.read(os.environ))
 application: Callable[..., Iterable[Any]] = get_wsgi_application()
 
 

@@ -19,6 +19,8 @@ class Volunteer(models.Model):
     client_version = models.CharField(max_length=32)
     bytes_up = models.BigIntegerField(default=0)
     """Bytes of its updates that came whole, over all models."""
+    address_block = models.CharField(max_length=64, default="", blank=True)
+    """Which network it was last heard from, as a hash that only this server can make."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

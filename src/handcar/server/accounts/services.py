@@ -17,10 +17,14 @@ from handcar.protocol import limits, problems
 from handcar.protocol.messages import JoinReply, JoinRequest
 from handcar.server.accounts.models import Owner, Volunteer
 from handcar.server.home import Home, write_secret
+from handcar.server.memory import Kept
 from handcar.server.problems import Refusal
 
 VOLUNTEER_PREFIX = "hcv_"
 OWNER_PREFIX = "hco_"
+KNOWN_S = 600.0
+"""For so long a token works on that was taken back."""
+_known: Kept[Volunteer] = Kept(KNOWN_S, most=100_000)
 UPGRADE = "pip install --upgrade handcar"
 
 
@@ -37,6 +41,13 @@ def join(request: JoinRequest) -> JoinReply:
     return JoinReply(volunteer_id=volunteer.id, token=token)
 
 
+def note_address(volunteer: Volunteer, block: str) -> None:
+    """Keep which network a volunteer sends from by now."""
+    if block and volunteer.address_block != block:
+        Volunteer.objects.filter(id=volunteer.pk).update(address_block=block)
+        volunteer.address_block = block
+
+
 def create_owner(name: str, *, superuser: bool = False) -> str:
     """Make an owner and return its token; as a superuser it belongs to the user `admin`."""
     token = OWNER_PREFIX + secrets.token_urlsafe(32)
@@ -46,12 +57,18 @@ def create_owner(name: str, *, superuser: bool = False) -> str:
 
 
 def find(token: str) -> Volunteer | Owner | None:
-    """Return whose token it is."""
+    """Return whose token it is. Volunteers are remembered for minutes: they ask all the time."""
+    hashed = token_hash(token)
     if token.startswith(VOLUNTEER_PREFIX):
-        return Volunteer.objects.filter(token_hash=token_hash(token)).first()
+        if (known := _known.find(hashed)) is not None:
+            return known
+        found = Volunteer.objects.filter(token_hash=hashed).first()
+        if found is not None:
+            _known.put(hashed, found)
+        return found
     if token.startswith(OWNER_PREFIX):
         owners = Owner.objects.select_related("user")
-        return owners.filter(token_hash=token_hash(token)).first()
+        return owners.filter(token_hash=hashed).first()
     return None
 
 
@@ -64,8 +81,11 @@ def ensure_first_accounts(home: Home) -> str:
     """Make the user `admin` and the first owner where they are missing; return its token.
 
     Both secrets are written before the rows: a crash between leaves a file that the next
-    start uses, never a row whose secret nobody knows.
+    start uses, never a row whose secret nobody knows. On a machine that joins others there is
+    an owner already, whose token lies on the first one: then this returns an empty text.
     """
+    if Owner.objects.filter(name="admin").exists():
+        return home.owner_token.read_text().strip() if home.owner_token.is_file() else ""
     password = _secret_in(home.admin_password, "")
     token = _secret_in(home.owner_token, OWNER_PREFIX)
     with transaction.atomic():

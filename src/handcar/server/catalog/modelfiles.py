@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from handcar.merging.rules import RULES, Rule
+from handcar.modelfile import coding
 from handcar.modelfile.check import canonical, check
 from handcar.modelfile.schema import ModelFile
 from handcar.modelfile.shapes import infer
@@ -43,13 +45,23 @@ def read(raw: bytes) -> Facts:
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def parsed(text: str) -> ModelFile:
     """Return a model file that the catalogue holds."""
     return check(text.encode())
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def layout(text: str) -> Layout:
     """Return the order of the weights of a model file that the catalogue holds."""
     return infer(parsed(text)).layout
+
+
+def update_step(text: str) -> float:
+    """Return the step that the updates of a model in the catalogue are coded with."""
+    return coding.update_step(parsed(text))
+
+
+def rule(text: str) -> Rule:
+    """Return the rule that a model's updates are merged by."""
+    return RULES[parsed(text).merging]

@@ -24,6 +24,12 @@ class Dataset(models.Model):
     """Digest over its chunks: the same name with another content is another data set."""
     owner = models.ForeignKey(Owner, on_delete=models.PROTECT)
     created_at = models.DateTimeField(auto_now_add=True)
+    chunks = models.IntegerField(default=0, db_default=0)
+    """To train on, as are the next three: counted once, since chunks never change."""
+    size = models.BigIntegerField(default=0, db_default=0)
+    records = models.BigIntegerField(default=0, db_default=0)
+    first_size = models.BigIntegerField(default=0, db_default=0)
+    """Of the chunk that is cut first."""
 
     owner_id: int
 
@@ -40,6 +46,8 @@ class Chunk(models.Model):
     digest = models.CharField(max_length=71, db_index=True)
     size = models.BigIntegerField()
     records = models.BigIntegerField()
+    decoded = models.BigIntegerField(null=True, blank=True)
+    """Bytes once decoded, as its owner says."""
     file_name = models.CharField(max_length=128)
     codec = models.CharField(max_length=32)
     urls = models.JSONField(default=list)
@@ -81,7 +89,15 @@ class TrainingModel(models.Model):
     """Records that the whole training takes; null trains until its owner stops it."""
     created_at = models.DateTimeField(auto_now_add=True)
     merge_leased_until = models.DateTimeField(null=True, blank=True)
+    merge_attempts = models.IntegerField(default=0)
+    """Merges that failed in a row."""
+    rollback_wanted = models.IntegerField(null=True, blank=True)
+    """The version that its owner asked to go back to."""
     prepare_attempts = models.IntegerField(default=0)
+    updates_received = models.BigIntegerField(default=0, db_default=0)
+    """Counted as they come, as are the next two: pages must not count millions of rows."""
+    bytes_received = models.BigIntegerField(default=0, db_default=0)
+    updates_refused = models.BigIntegerField(default=0, db_default=0)
 
     owner_id: int
     dataset_id: int
@@ -94,6 +110,20 @@ class TrainingModel(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class Mirror(models.Model):
+    """Where else a model's owner holds its model file, or a frame of its versions."""
+
+    model = models.ForeignKey(TrainingModel, on_delete=models.CASCADE)
+    digest = models.CharField(max_length=71, db_index=True)
+    urls = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=("model", "digest"), name="one_mirror")]
+
+    def __str__(self) -> str:
+        return str(self.digest)
 
 
 class BlobUpload(models.Model):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from handcar import files
 from handcar.errors import StateConflict
 from handcar.protocol import messages, problems
 from handcar.protocol.messages import (
@@ -22,9 +25,16 @@ from handcar.protocol.messages import (
 )
 from handcar.server import blobs
 from handcar.server.accounts.models import Owner
-from handcar.server.catalog import modelfiles
+from handcar.server.catalog import links, modelfiles
 from handcar.server.catalog.modelfiles import Facts
-from handcar.server.catalog.models import BlobUpload, Chunk, Dataset, Message, TrainingModel
+from handcar.server.catalog.models import (
+    BlobUpload,
+    Chunk,
+    Dataset,
+    Message,
+    Mirror,
+    TrainingModel,
+)
 from handcar.server.problems import Refusal
 from handcar.server.uploads import Upload
 
@@ -35,6 +45,9 @@ FROM_STATES: dict[str, tuple[str, ...]] = {
     "failed": ("preparing",),
 }
 """Which states a model may come from: finished and failed are for good."""
+
+Here = dict[str, int]
+"""The sizes of those chunks whose bytes are here, by digest: asked before any transaction."""
 
 
 # -- publishing ------------------------------------------------------------------------------
@@ -52,10 +65,26 @@ def publish(owner: Owner, request: PublishRequest) -> tuple[TrainingModel, bool]
             f"the model file names the data set {facts.dataset}, the manifest "
             f"{request.manifest.name}: they must be the same",
         )
-    _expect_chunks(request.manifest)
-    digest = blobs.put(facts.canonical)
+    here = blobs.sizes(chunk.sha256 for chunk in request.manifest.chunks)
+    _expect_chunks(request.manifest, here)
+    blobs.put(facts.canonical, public=True)
+    blobs.make_public(
+        chunk.sha256
+        for chunk in request.manifest.chunks
+        if chunk.split == "train" and _is_here(chunk, here)
+    )
+    try:
+        return _note(owner, request, facts, here)
+    except IntegrityError:  # another request has just made one of the same name
+        return _note(owner, request, facts, here)
+
+
+def _note(
+    owner: Owner, request: PublishRequest, facts: Facts, here: Here
+) -> tuple[TrainingModel, bool]:
+    digest = files.digest(facts.canonical)
     with transaction.atomic():
-        dataset = _dataset(owner, request.manifest)
+        dataset = _dataset(owner, request.manifest, here)
         model = TrainingModel.objects.filter(id=facts.name).first()
         if model is None:
             return _create(owner, facts, dataset, digest), True
@@ -64,9 +93,6 @@ def publish(owner: Owner, request: PublishRequest) -> tuple[TrainingModel, bool]
 
 
 def _create(owner: Owner, facts: Facts, dataset: Dataset, digest: str) -> TrainingModel:
-    records = sum(
-        Chunk.objects.filter(dataset=dataset, split="train").values_list("records", flat=True)
-    )
     return TrainingModel.objects.create(
         id=facts.name,
         description=facts.description,
@@ -79,7 +105,7 @@ def _create(owner: Owner, facts: Facts, dataset: Dataset, digest: str) -> Traini
         batch_size=facts.batch_size,
         round_steps=facts.round_steps,
         round_seconds=facts.round_seconds,
-        records_wanted=None if facts.epochs is None else int(facts.epochs * records),
+        records_wanted=None if facts.epochs is None else int(facts.epochs * dataset.records),
     )
 
 
@@ -93,37 +119,48 @@ def _expect_same(model: TrainingModel, owner: Owner, digest: str, dataset: Datas
         )
 
 
-def _dataset(owner: Owner, manifest: Manifest) -> Dataset:
+def _dataset(owner: Owner, manifest: Manifest, here: Here) -> Dataset:
     dataset = Dataset.objects.filter(name=manifest.name).first()
     content = content_digest(manifest)
     if dataset is None:
-        return _create_dataset(owner, manifest, content)
+        return _create_dataset(owner, manifest, content, here)
     if dataset.content_digest != content or dataset.owner_id != owner.pk:
         raise Refusal(
             problems.CONFLICT,
             f"a data set named {manifest.name} is here already, with other content: "
             "choose another name for it",
         )
-    _update_links(dataset, manifest)
+    _update_links(dataset, manifest, here)
     return dataset
 
 
-def _create_dataset(owner: Owner, manifest: Manifest, content: str) -> Dataset:
+def _create_dataset(owner: Owner, manifest: Manifest, content: str, here: Here) -> Dataset:
     dataset = Dataset.objects.create(
         name=manifest.name,
         description=manifest.description,
         licence=manifest.licence,
         content_digest=content,
         owner=owner,
+        **_sizes(manifest),
     )
     Chunk.objects.bulk_create(
-        [_chunk(dataset, index, entry) for index, entry in enumerate(manifest.chunks)],
+        [_chunk(dataset, index, entry, here) for index, entry in enumerate(manifest.chunks)],
         batch_size=500,
     )
     return dataset
 
 
-def _chunk(dataset: Dataset, index: int, entry: ChunkEntry) -> Chunk:
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    train = [chunk for chunk in manifest.chunks if chunk.split == "train"]
+    return {
+        "chunks": len(train),
+        "size": sum(chunk.size for chunk in train),
+        "records": sum(chunk.records for chunk in train),
+        "first_size": train[0].size,
+    }
+
+
+def _chunk(dataset: Dataset, index: int, entry: ChunkEntry, here: Here) -> Chunk:
     return Chunk(
         dataset=dataset,
         index=index,
@@ -131,21 +168,27 @@ def _chunk(dataset: Dataset, index: int, entry: ChunkEntry) -> Chunk:
         digest=entry.sha256,
         size=entry.size,
         records=entry.records,
+        decoded=entry.decoded,
         file_name=entry.file_name,
         codec=entry.codec,
         urls=list(entry.urls),
-        on_server=not entry.urls or entry.split == "validation",
+        on_server=_is_here(entry, here),
     )
 
 
-def _update_links(dataset: Dataset, manifest: Manifest) -> None:
-    links = [list(entry.urls) for entry in manifest.chunks]
-    moved = [
-        chunk for chunk in Chunk.objects.filter(dataset=dataset) if chunk.urls != links[chunk.index]
-    ]
-    for chunk in moved:
-        chunk.urls = links[chunk.index]
-        chunk.on_server = chunk.on_server or not chunk.urls
+def _is_here(entry: ChunkEntry, here: Here) -> bool:
+    # An owner may store it here as well as elsewhere: then this server is one mirror more.
+    return here.get(entry.sha256) == entry.size
+
+
+def _update_links(dataset: Dataset, manifest: Manifest, here: Here) -> None:
+    moved = []
+    for chunk in Chunk.objects.filter(dataset=dataset):
+        entry = manifest.chunks[chunk.index]
+        now = (list(entry.urls), chunk.on_server or _is_here(entry, here))
+        if now != (chunk.urls, chunk.on_server):
+            chunk.urls, chunk.on_server = now
+            moved.append(chunk)
     Chunk.objects.bulk_update(moved, ["urls", "on_server"], batch_size=500)
 
 
@@ -158,19 +201,17 @@ def content_digest(manifest: Manifest) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _expect_chunks(manifest: Manifest) -> None:
+def _expect_chunks(manifest: Manifest, here: Here) -> None:
     """Refuse a manifest whose bytes nobody could fetch, or that holds nothing to train on."""
     if not any(chunk.split == "train" for chunk in manifest.chunks):
         raise Refusal(problems.BAD_REQUEST, "the data set has no chunk to train on")
     for chunk in manifest.chunks:
-        if any(not url.startswith(("http://", "https://")) for url in chunk.urls):
-            raise Refusal(
-                problems.BAD_REQUEST, f"{chunk.file_name}: a link must be an http or https address"
-            )
+        for url in chunk.urls:
+            links.expect(url, chunk.sha256)
         # The server reads validation chunks itself, so they must be here in any case.
         if chunk.urls and chunk.split == "train":
             continue
-        if blobs.size(chunk.sha256) != chunk.size:
+        if not _is_here(chunk, here):
             raise Refusal(
                 problems.CONFLICT,
                 f"{chunk.file_name} ({chunk.sha256}, {chunk.size} bytes) is not here: "
@@ -226,7 +267,29 @@ def blob_upload(owner: Owner, digest: str) -> Upload:
         raise Refusal(problems.NOT_FOUND, "these bytes were not announced: POST /blobs first")
     # Each owner has a part file of its own: one can't spoil what another sends.
     name = digest.removeprefix(blobs.PREFIX)
-    return Upload(key=f"blob-{owner.pk}-{name}", size=row.size, digest=digest)
+    return Upload(f"blob-{owner.pk}-{name}", row.size, digest, asks=True)
+
+
+# -- mirrors of the versions ----------------------------------------------------------------
+
+
+def keep_mirrors(model: TrainingModel, told: dict[str, list[str]]) -> None:
+    """Keep where else a model's bytes are; no address takes back what was told."""
+    for digest, urls in told.items():
+        for url in urls:
+            links.expect(url, digest)
+    with transaction.atomic():
+        for digest, urls in told.items():
+            if urls:
+                Mirror.objects.update_or_create(model=model, digest=digest, defaults={"urls": urls})
+            else:
+                Mirror.objects.filter(model=model, digest=digest).delete()
+
+
+def mirrors(model_id: str, now: datetime) -> dict[str, tuple[str, ...]]:
+    """Return where else a model's bytes are, by digest."""
+    rows = Mirror.objects.filter(model_id=model_id).values_list("digest", "urls")
+    return {digest: tuple(links.given(urls, now)) for digest, urls in rows}
 
 
 # -- messages --------------------------------------------------------------------------------
@@ -246,6 +309,12 @@ def send_message(owner: Owner, request: MessageRequest) -> Message:
         owner=owner,
         sent_at=timezone.now(),
     )
+
+
+def messages_to(model_id: str) -> QuerySet[Message]:
+    """Return what was said to those who train a model, and to everyone, oldest first."""
+    to_it = Q(model__isnull=True) | Q(model_id=model_id)
+    return Message.objects.filter(to_it).order_by("id")
 
 
 def as_message(row: Message) -> messages.Message:

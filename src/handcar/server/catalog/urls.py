@@ -7,5 +7,6 @@ from handcar.server.catalog import views
 urlpatterns = [
     path("blobs", views.Blobs.as_view()),
     path("blobs/<hex:name>/bytes", views.BlobBytes.as_view()),
+    path("links", views.Links.as_view()),
     path("messages", views.Messages.as_view()),
 ]

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from django.db.models import Count, Max, QuerySet, Sum
+from django.db.models import Case, Count, F, OuterRef, Q, QuerySet, Subquery, Sum, Value, When
 
-from handcar.protocol.messages import ModelStatus, ModelSummary, VersionInfo, VolunteerInfo
-from handcar.server.catalog.models import Chunk, Dataset, TrainingModel
-from handcar.server.rounds import assignments
-from handcar.server.rounds.models import Participation, Update, Version
+from handcar.protocol.messages import (
+    AlertInfo,
+    ModelStatus,
+    ModelSummary,
+    VersionInfo,
+    VolunteerInfo,
+)
+from handcar.server.catalog.models import Dataset, TrainingModel
+from handcar.server.memory import Kept
+from handcar.server.rounds import assignments, participation
+from handcar.server.rounds.models import Participation, Version
 
 Row = TypeVar("Row")
 POINTS_MOST = 300
@@ -20,6 +27,12 @@ POINTS_MOST = 300
 TABLE_ROWS = 12
 TRAINING_SHOWN = 50
 HELPERS_SHOWN = 20
+CARDS_A_PAGE = 50
+SUMS_KEPT_S = 10.0
+"""For so long a process keeps what it adds up over all of something."""
+_totals: Kept[Totals] = Kept(SUMS_KEPT_S)
+_parts: Kept[Parts] = Kept(SUMS_KEPT_S)
+_curves_kept: Kept[tuple[Curve, ...]] = Kept(SUMS_KEPT_S)
 STATE_ORDER = ("pending", "preparing", "paused", "finished", "failed")
 
 
@@ -33,19 +46,22 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All models, those that want volunteers first."""
+    """Models, those that want volunteers first, a page of them; and sums over all."""
 
     cards: tuple[Card, ...]
+    totals: Totals
+    page: int
+    pages: int
 
-    @property
-    def volunteers(self) -> int:
-        """How many machines train now."""
-        return sum(card.summary.volunteers for card in self.cards)
 
-    @property
-    def updates_merged(self) -> int:
-        """How many updates have been merged, into any model."""
-        return sum(card.summary.updates_merged for card in self.cards)
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all models."""
+
+    models: int
+    volunteers: int
+    """Machines that train now."""
+    updates_merged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +149,39 @@ class ModelPage:
     bytes_down: int
     """As the volunteers' machines counted."""
     saved: Saved
+    events: tuple[AlertInfo, ...]
+    """What happened lately and is over, as when a version was taken back."""
 
 
-def overview(now: datetime) -> Overview:
-    """Return every model, those that want volunteers first, then those with newer versions."""
-    rows = Version.objects.order_by().values_list("model_id")
-    newest = dict(rows.annotate(newest=Max("published_at")))
-    cards = [Card(row, newest.get(row.id)) for row in assignments.summaries(now)]
-    cards.sort(key=_newest_first, reverse=True)
-    cards.sort(key=lambda card: STATE_ORDER.index(card.summary.state))
-    return Overview(tuple(cards))
+def overview(now: datetime, page: int = 1) -> Overview:
+    """Return a page of models, those that want volunteers first, then those with newer versions."""
+    totals = _totals.get("all", lambda: _sums(now))
+    pages = max(1, -(-totals.models // CARDS_A_PAGE))
+    page = min(max(1, page), pages)
+    first = (page - 1) * CARDS_A_PAGE
+    rows = assignments.standings(_in_order()[first : first + CARDS_A_PAGE], now)
+    cards = tuple(
+        Card(row.summary, row.newest.published_at if row.newest else None) for row in rows
+    )
+    return Overview(cards, totals, page, pages)
 
 
-def _newest_first(card: Card) -> float:
-    return card.published_at.timestamp() if card.published_at else 0.0
+def _in_order() -> QuerySet[TrainingModel]:
+    ranks = [When(state=state, then=Value(rank)) for rank, state in enumerate(STATE_ORDER)]
+    newest = _newest().values("published_at")[:1]
+    rows = TrainingModel.objects.annotate(rank=Case(*ranks), newest_at=Subquery(newest))
+    return rows.order_by("rank", F("newest_at").desc(nulls_last=True), "created_at", "id")
+
+
+def _newest() -> QuerySet[Version]:
+    return Version.objects.filter(model=OuterRef("pk")).order_by("-number")
+
+
+def _sums(now: datetime) -> Totals:
+    merged = TrainingModel.objects.annotate(merged=Subquery(_newest().values("updates_merged")[:1]))
+    found = merged.aggregate(models=Count("pk"), updates=Sum("merged"))
+    here = participation.counts(now)
+    return Totals(found["models"], sum(here.values()), found["updates"] or 0)
 
 
 def model_page(model_id: str, now: datetime, *, versions_shown: int | None) -> ModelPage:
@@ -154,20 +189,21 @@ def model_page(model_id: str, now: datetime, *, versions_shown: int | None) -> M
     status = assignments.status(model_id, now)
     newest_first = status.history[::-1]
     versions = newest_first[:versions_shown]
-    helpers = _helpers(model_id)
+    helpers, sums = _helpers(model_id), _parts.get(model_id, lambda: _parts_of(model_id))
     return ModelPage(
         status=status,
         published_at=newest_first[0].published_at if newest_first else None,
         dataset=_dataset(status.dataset.name),
-        curves=_curves(model_id),
+        curves=_curves_kept.get(model_id, lambda: _curves(model_id)),
         versions=versions,
         versions_more=len(newest_first) - len(versions),
         training=status.training[:TRAINING_SHOWN],
         training_more=max(0, status.volunteers - TRAINING_SHOWN),
         helpers=_ranked(helpers[:HELPERS_SHOWN]),
-        helpers_more=max(0, helpers.count() - HELPERS_SHOWN),
-        bytes_down=_bytes_down(model_id),
+        helpers_more=max(0, sums.helpers - HELPERS_SHOWN),
+        bytes_down=sums.bytes_down,
         saved=_saved(model_id),
+        events=tuple(alert for alert in status.alerts if alert.ended_at is not None),
     )
 
 
@@ -213,28 +249,32 @@ def _ranked(rows: Iterable[Participation]) -> tuple[Helper, ...]:
 
 def _dataset(name: str) -> DatasetFacts:
     row = Dataset.objects.get(name=name)
-    chunks = Chunk.objects.filter(dataset=row, split="train").count()
-    return DatasetFacts(row.name, row.description, row.licence, chunks)
+    return DatasetFacts(row.name, row.description, row.licence, row.chunks)
 
 
-def _bytes_down(model_id: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Sums over all who ever took part in a model."""
+
+    helpers: int
+    bytes_down: int
+
+
+def _parts_of(model_id: str) -> Parts:
     rows = Participation.objects.filter(model_id=model_id)
-    return rows.aggregate(total=Sum("bytes_down"))["total"] or 0
+    helped = Count("pk", filter=Q(updates_merged__gt=0))
+    found = rows.aggregate(helpers=helped, total=Sum("bytes_down"))
+    return Parts(found["helpers"], found["total"] or 0)
 
 
 def _saved(model_id: str) -> Saved:
-    plain = 4 * TrainingModel.objects.values_list("weights", flat=True).get(id=model_id)
-    received = Update.objects.filter(model_id=model_id, received_at__isnull=False)
-    deltas = Version.objects.filter(model_id=model_id, delta_size__gt=0)
-    update_count, update_bytes = _count_and_bytes(received, "size")
-    delta_count, delta_bytes = _count_and_bytes(deltas, "delta_size")
+    model = TrainingModel.objects.defer("model_file").get(id=model_id)
+    newest = Version.objects.filter(model=model).order_by("-number").first()
+    plain, updates, update_bytes = 4 * model.weights, model.updates_received, model.bytes_received
+    # Each version but the first has a delta.
+    deltas, delta_bytes = (newest.number, newest.deltas_bytes) if newest else (0, 0)
     return Saved(
-        bytes=max(0, plain * (update_count + delta_count) - update_bytes - delta_bytes),
-        update=plain * update_count / update_bytes if update_bytes else None,
-        version=plain * delta_count / delta_bytes if delta_bytes else None,
+        bytes=max(0, plain * (updates + deltas) - update_bytes - delta_bytes),
+        update=plain * updates / update_bytes if update_bytes else None,
+        version=plain * deltas / delta_bytes if delta_bytes else None,
     )
-
-
-def _count_and_bytes(rows: QuerySet[Any], field: str) -> tuple[int, int]:
-    found = rows.aggregate(count=Count("pk"), bytes=Sum(field))
-    return found["count"], found["bytes"] or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
@@ -15,24 +16,43 @@ from django.views.decorators.vary import vary_on_headers
 
 from handcar.protocol import problems
 from handcar.server.dashboard import services
+from handcar.server.memory import Kept
 from handcar.server.problems import Refusal
 
 View = Callable[..., HttpResponse]
 VERSIONS_SHOWN = 15
+PAGE_KEPT_S = 2.0
+_pages: Kept[HttpResponse] = Kept(PAGE_KEPT_S, most=200)
 
 
 def live(view: View) -> View:
-    """Let a page be asked for every few seconds: unchanged, it costs a 304 and no body."""
+    """Let a page be asked for every few seconds, by many: unchanged, it costs a 304 and no body."""
     view = cache_control(no_cache=True)(view)
     view = vary_on_headers("HX-Request")(view)
-    return require_safe(gzip_page(conditional_page(view)))
+    return require_safe(gzip_page(conditional_page(shared(view))))
+
+
+def shared(view: View) -> View:
+    """Give all who ask within a moment the same page: nothing on it is about who asks."""
+
+    @wraps(view)
+    def answer(request: HttpRequest, **arguments: str) -> HttpResponse:
+        key = request.build_absolute_uri(), request.headers.get("HX-Request")
+        made = _pages.get(key, lambda: view(request, **arguments))
+        # Another one each time, since what is outside puts headers on it.
+        return HttpResponse(made.content, status=made.status_code, headers=dict(made.items()))
+
+    return answer
 
 
 @live
 def models(request: HttpRequest) -> HttpResponse:
     """All models, who trains now, and how to join."""
     now = timezone.now()
-    return _answer(request, "models", {"overview": services.overview(now), "now": now})
+    asked = request.GET.get("page", "")
+    page = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 7 else 1
+    overview = services.overview(now, page)
+    return _answer(request, "models", {"overview": overview, "now": now})
 
 
 @live

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from handcar.server.rounds.models import Participation, Update, Version
+from handcar.server.rounds.models import Audit, Participation, Update, Version
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -40,3 +40,11 @@ class ParticipationAdmin(ReadOnly):
 
     list_display = ("volunteer", "model", "activity", "version", "step", "heard_at")
     list_filter = ("model", "activity")
+
+
+@admin.register(Audit)
+class AuditAdmin(ReadOnly):
+    """Rounds that volunteers trained again."""
+
+    list_display = ("update", "model", "auditor", "state", "cosine", "reason", "drawn_at")
+    list_filter = ("state", "model")

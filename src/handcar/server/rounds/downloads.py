@@ -35,8 +35,11 @@ def is_public(digest: str) -> bool:
 
 
 def serve(request: Request, digest: str) -> HttpResponseBase:
-    """Answer GET or HEAD with the bytes, or the range of them that was asked for."""
-    size = blobs.size(digest) if is_public(digest) else None
+    """Answer GET or HEAD with the bytes, the range that was asked for, or where they are."""
+    allowed = is_public(digest)
+    if allowed and blobs.bucket() is not None:
+        return _lead(digest)
+    size = blobs.size(digest) if allowed else None
     if size is None:
         raise Refusal(problems.NOT_FOUND, f"no file with the digest {digest} is served here")
     etag = f'"{digest.removeprefix(blobs.PREFIX)}"'
@@ -47,6 +50,12 @@ def serve(request: Request, digest: str) -> HttpResponseBase:
     if wanted is None or request.headers.get("If-Range", etag) != etag:
         return _send(request, digest, 0, size, headers)
     return _send_range(request, digest, size, headers)
+
+
+def _lead(digest: str) -> HttpResponseBase:
+    """Lead who has an old link of ours to where the bytes are: none pass through here."""
+    headers = {"Location": blobs.link(digest, ""), "Cache-Control": "no-store"}
+    return HttpResponse(status=302, headers=headers)
 
 
 def _send_range(

@@ -9,27 +9,44 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from datetime import datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    transaction,
+)
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from handcar.data import chunks as codec
-from handcar.errors import HandcarError
-from handcar.server import blobs
+from handcar.errors import Corrupt, HandcarError, StateConflict, StoreAway
+from handcar.server import logs
 from handcar.server.catalog import modelfiles
 from handcar.server.catalog import services as catalog
-from handcar.server.catalog.models import Chunk, TrainingModel
-from handcar.server.rounds import evaluation, series
-from handcar.server.rounds.models import Version
+from handcar.server.catalog.models import TrainingModel
+from handcar.server.rounds import (
+    audits,
+    checks,
+    evaluation,
+    gates,
+    networks,
+    rechecks,
+    series,
+    services,
+)
+from handcar.server.rounds.models import Update, Version
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 60.0
 POLL_S = 1.0
+AFTER_FAULT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +61,43 @@ def run() -> None:
     """Do what there is, and end when nothing has come for a minute: Keras's memory is dear."""
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < IDLE_S:
-        if evaluate_once():
+        try:
+            did = evaluate_once()
+        except (OperationalError, InterfaceError) as error:
+            log.error("the database: %s; trying again in %g s", str(error).strip(), AFTER_FAULT_S)
+            close_old_connections()  # one that was cut would fail for ever
+            time.sleep(AFTER_FAULT_S)
+            continue
+        if did:
             idle_since = time.monotonic()
         else:
             time.sleep(POLL_S)
 
 
 def evaluate_once() -> bool:
-    """Prepare one model or evaluate one version; say whether there was one."""
-    if (model := evaluation.next_to_prepare()) is not None:
-        _prepare(model)
+    """Do one piece of the work that there is; say whether there was one.
+
+    The gate comes first, since volunteers wait for it; then each kind in turn.
+    """
+    if _do(evaluation.to_gate, _guarded(gates.judge)):
         return True
-    if (version := evaluation.next_to_measure()) is not None:
-        _evaluate(version)
-        return True
+    for _ in range(len(KINDS)):
+        find, do = KINDS[0]
+        KINDS.rotate(-1)
+        if _do(find, do):
+            return True
     return False
+
+
+def _do(find: Callable[[], QuerySet[Any]], do: Callable[[Any], None]) -> bool:
+    """Do the first thing of a kind that no other process does; say whether there was one."""
+    lease = evaluation.claim(find(), timezone.now())
+    if lease is None:
+        return False
+    with lease.renewed():
+        do(lease.row)
+    lease.release()
+    return True
 
 
 # -- version 0 -------------------------------------------------------------------------------
@@ -71,26 +110,27 @@ def _prepare(model: TrainingModel) -> None:
         return
     try:
         version = _first_version(model)
+    except StoreAway as error:
+        _wait_for_store(model, error)
+        return
     except (HandcarError, ValueError, TypeError, MemoryError) as error:
         log.exception("%s could not be built", model.pk)
         catalog.move(model.pk, "failed", failure=f"Keras could not build it: {error}"[:2_000])
         return
-    with transaction.atomic():
-        version.save(force_insert=True)
-        catalog.move(model.pk, "pending")
+    try:
+        with transaction.atomic():
+            catalog.move(model.pk, "pending")
+            version.save(force_insert=True)
+    except (IntegrityError, StateConflict):
+        log.info("%s was prepared by another process", model.pk)
 
 
 def _first_version(model: TrainingModel) -> Version:
     from handcar.modelfile import build
 
-    network = build.build(modelfiles.parsed(model.model_file), seed=seed(model))
+    network = build.build(modelfiles.parsed(model.model_file), seed=networks.seed(model))
     weights = build.initial_weights(network, modelfiles.layout(model.model_file))
     return series.first_version(model, weights, timezone.now())
-
-
-def seed(model: TrainingModel) -> int:
-    """Return the seed of a model's first weights: always the same for the same model file."""
-    return int(model.model_file_digest.removeprefix(blobs.PREFIX)[:8], 16)
 
 
 # -- loss and accuracy -----------------------------------------------------------------------
@@ -101,25 +141,25 @@ def _evaluate(version: Version) -> None:
         return
     try:
         measured = measure(version)
+    except StoreAway as error:
+        _wait_for_store(version, error)
+        return
     except (HandcarError, ValueError, TypeError):
         log.exception("%s could not be evaluated", version)
         return
+    now = timezone.now()
     Version.objects.filter(pk=version.pk).update(
-        loss=measured.loss, accuracy=measured.accuracy, evaluated_at=timezone.now()
+        loss=measured.loss, accuracy=measured.accuracy, evaluated_at=now
     )
 
 
 def measure(version: Version) -> Measured:
     """Return how good a version is on the validation chunks, one chunk in memory at a time."""
-    from handcar.modelfile import build
-
     model = version.model
-    layout = modelfiles.layout(model.model_file)
-    network = _network(model.model_file, seed(model))
-    build.set_weights(network, layout, series.weights_of(model, version))
+    network = networks.with_weights(model, series.weights_of(model, version))
     sums: dict[str, float] = {}
     records = 0
-    for x, y in _validation(model):
+    for x, y in gates.validation(model.dataset_id):
         result = network.evaluate(x, y, batch_size=model.batch_size, verbose=0, return_dict=True)
         records += len(x)
         for name, value in result.items():
@@ -128,22 +168,54 @@ def measure(version: Version) -> Measured:
     return Measured(_finite(means.get("loss")), _finite(_accuracy(means)))
 
 
-def _validation(model: TrainingModel) -> Iterator[tuple[Any, Any]]:
-    for chunk in Chunk.objects.filter(dataset_id=model.dataset_id, split="validation"):
-        arrays = codec.decode(blobs.read(chunk.digest))
-        yield arrays["x"], arrays["y"]
-
-
-@lru_cache(maxsize=1)
-def _network(model_file: str, seed: int) -> Any:
-    from handcar.modelfile import build
-
-    return build.build(modelfiles.parsed(model_file), seed=seed)
-
-
 def _accuracy(means: dict[str, float]) -> float | None:
     return next((value for name, value in means.items() if "acc" in name.lower()), None)
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+# -- updates ---------------------------------------------------------------------------------
+
+
+def _guarded(judge: Callable[[Update, datetime], None]) -> Callable[[Update], None]:
+    """Return how to judge an update so that whatever a stranger sent, the process goes on."""
+
+    def judged(update: Update) -> None:
+        now = timezone.now()
+        if evaluation.count_attempt(update) > evaluation.ATTEMPTS:
+            checks.go_on_without(update, now)
+            return
+        try:
+            with logs.about(update.request_id):
+                judge(update, now)
+        except StateConflict as error:
+            log.info("%s", error)
+        except StoreAway as error:
+            _wait_for_store(update, error)
+        except Corrupt as error:
+            services.refuse(update, str(error), now)
+        except (OperationalError, InterfaceError):
+            raise  # the database went away, which says nothing of this update
+        except Exception:
+            log.exception("update %s could not be judged", update.pk)
+
+    return judged
+
+
+def _wait_for_store(row: TrainingModel | Version | Update, error: StoreAway) -> None:
+    log.warning("%s waits for the store: %s", row, error)
+    evaluation.uncount_attempt(row)
+    time.sleep(POLL_S)
+
+
+KINDS: deque[tuple[Callable[[], QuerySet[Any]], Callable[[Any], None]]] = deque(
+    (
+        (evaluation.to_prepare, _prepare),
+        (evaluation.to_audit, _guarded(audits.judge)),
+        (evaluation.to_recheck, rechecks.recheck),
+        (evaluation.to_measure, _evaluate),
+    )
+)
+"""What there is to do, and how; whose turn it is comes first."""

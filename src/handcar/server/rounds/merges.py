@@ -8,29 +8,63 @@ the work; after it there is nothing left to do. Merging for one model is serial.
 from __future__ import annotations
 
 import logging
-import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
-from django.db import IntegrityError, transaction
-from django.db.models import Count, F, Q
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+from django.db.models import Count, F
 
-from handcar.errors import Corrupt, HandcarError, StateConflict
-from handcar.merging import activity as activities
+from handcar.errors import Corrupt, DiskFull, HandcarError, StateConflict, StoreAway
+from handcar.merging import cadence, trust
 from handcar.merging import merge as merging
 from handcar.merging.activity import Activity
-from handcar.merging.merge import Contribution, MergeResult
+from handcar.merging.cadence import Active, Waiting
+from handcar.merging.merge import Contribution, Memory, MergeResult
+from handcar.merging.sketch import Sketch
+from handcar.merging.trust import Standing
+from handcar.server import metrics
+from handcar.server.accounts.models import Volunteer
 from handcar.server.catalog import modelfiles
 from handcar.server.catalog.models import TrainingModel
-from handcar.server.rounds import checks, series, services, timing
+from handcar.server.rounds import (
+    alerts,
+    checks,
+    decoding,
+    leases,
+    participation,
+    series,
+    services,
+    timing,
+)
+from handcar.server.rounds.leases import Lease
 from handcar.server.rounds.models import CHECKED, RECEIVED, Participation, Update, Version
+from handcar.wire.coded import Coded
+from handcar.wire.layout import Layout
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 3
+"""Merges that fail in a row before the cause is looked for."""
+UNNEEDED = ("sketch", "recipe", "carried")
+"""What takes much room in the rows of updates that wait; images are read of those merged."""
 ACTIVE_ROUNDS = 2
 """Who was not heard from for so many rounds does not count as active."""
+ACTIVE_FIELDS = (
+    "volunteer_id",
+    "last_steps",
+    "volunteer__address_block",
+    "accepted",
+    "audited",
+    "failed",
+)
+"""Of thousands of volunteers, before every merge: plain values, not objects."""
+DEAR_S, PLANNING = 0.05, 0.1
+"""Looking for what to merge may take a tenth of a worker's time, where it takes long at all."""
+_plan_at: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +89,34 @@ def merge_one(now: datetime) -> bool:
     """Make the next version of a model that is due; say whether there was one."""
     waiting = Update.objects.filter(state=CHECKED, model__state__in=("pending", "paused"))
     for model_id in waiting.order_by().values_list("model_id", flat=True).distinct():
+        if not _is_time_to_plan(model_id):
+            continue
         model = TrainingModel.objects.get(id=model_id)
+        if _planned(model, now) is None or (lease := leases.claim_merge(model, now)) is None:
+            continue
+        # Planned again: another worker may just have merged what was seen before.
         made = plan(model, now)
-        if made is not None and _claim(model, now):
-            _merge(model, made, now)
-            return True
+        if made is None:
+            lease.release()
+            continue
+        with lease.renewed():
+            _merge(lease, model, made, now)
+        return True
     return False
+
+
+def _is_time_to_plan(model_id: str) -> bool:
+    return time.monotonic() >= _plan_at.get(model_id, 0.0)
+
+
+def _planned(model: TrainingModel, now: datetime) -> Plan | None:
+    """Return what to merge now; where looking for it was dear and in vain, not again at once."""
+    began = time.thread_time()
+    made = plan(model, now)
+    took = time.thread_time() - began
+    if made is None and took > DEAR_S:
+        _plan_at[model.pk] = time.monotonic() + took / PLANNING
+    return made
 
 
 def plan(model: TrainingModel, now: datetime) -> Plan | None:
@@ -69,51 +125,58 @@ def plan(model: TrainingModel, now: datetime) -> Plan | None:
     Just enough, because a merge moves the weights by one round's work at most: a backlog
     becomes several versions, so that no work in it is cut off.
     """
-    rows = Update.objects.filter(model=model, state=CHECKED).select_related("model")
+    rows = Update.objects.filter(model=model, state=CHECKED).select_related("model", "volunteer")
+    rows = rows.defer(*UNNEEDED)
     waiting = list(rows.order_by("received_at", "id"))
     if not waiting:
         return None
-    last_steps = _last_steps(model, waiting, now)
-    for count in range(1, len(waiting) + 1):
-        part = _part(waiting[:count], last_steps)
-        if merging.is_due(sum(part.counted_steps), part.activity, waited_rounds=0.0):
-            return part
-    due = merging.is_due(
-        sum(part.counted_steps), part.activity, waited_rounds=_waited_rounds(model, now)
+    choice = cadence.choose(
+        [
+            Waiting(one.volunteer_id, one.steps, one.late_weight, one.trust, _groups(one.volunteer))
+            for one in waiting
+        ],
+        _active(model, waiting, now),
+        waited_rounds=_waited_rounds(model, now),
+        rule=modelfiles.rule(model.model_file),
     )
-    return part if due else None
+    if choice is None:
+        return None
+    return Plan(tuple(waiting[: choice.count]), choice.counted_steps, choice.activity)
 
 
-def _part(updates: list[Update], last_steps: dict[object, int]) -> Plan:
-    # A volunteer's round is as long as its latest update in this merge, whatever waits behind.
-    in_this: dict[object, int] = {update.volunteer_id: update.steps for update in updates}
-    steps = {**last_steps, **in_this}
-    ceiling = activities.CAP * statistics.median(steps.values())
-    counted = tuple(min(float(update.steps), ceiling) * update.late_weight for update in updates)
-    return Plan(tuple(updates), counted, activities.measure(list(steps.values())))
-
-
-def _last_steps(model: TrainingModel, waiting: list[Update], now: datetime) -> dict[object, int]:
-    """Return the steps of each active volunteer's last round.
+def _active(model: TrainingModel, waiting: list[Update], now: datetime) -> dict[Hashable, Active]:
+    """Return who is active, and the work of each one's last round.
 
     Active is who was heard from within two rounds before the oldest update that waits: when
     the worker was away, the crowd of that time shares the backlog, as it would have then.
     Who has bytes here that are not checked yet is active too.
     """
     at = min(now, waiting[0].received_at or now)
-    since = at - timedelta(seconds=ACTIVE_ROUNDS * timing.round_seconds(model))
+    rounds = timedelta(seconds=ACTIVE_ROUNDS * timing.round_seconds(model))
+    since = at - rounds - participation.late()
     rows = Participation.objects.filter(model=model, last_steps__isnull=False)
     active = rows.filter(heard_at__gte=since).exclude(activity="leaving")
     of_waiting = rows.filter(volunteer_id__in={update.volunteer_id for update in waiting})
-    steps = dict((active | of_waiting).order_by("number").values_list("volunteer_id", "last_steps"))
-    received = Update.objects.filter(model=model, state=RECEIVED).order_by("received_at")
-    for volunteer_id, claimed in received.values_list("volunteer_id", "steps"):
-        steps.setdefault(volunteer_id, claimed)
-    return steps
+    known = (active | of_waiting).order_by("number").values_list(*ACTIVE_FIELDS)
+    found: dict[Hashable, Active] = {
+        id: Active(steps or 0, trust.weight(Standing(*standing)), (id, block or None))
+        for id, steps, block, *standing in known
+    }
+    received = Update.objects.filter(model=model, state=RECEIVED).select_related("volunteer")
+    received = received.defer(*UNNEEDED)
+    for update in received.order_by("received_at"):
+        newcomer = Active(update.steps, trust.NEW_WEIGHT, _groups(update.volunteer))
+        found.setdefault(update.volunteer_id, newcomer)
+    return found
+
+
+def _groups(volunteer: Volunteer) -> tuple[Hashable, ...]:
+    """Return what of a volunteer is counted for: the account, and the network it is in."""
+    return (volunteer.pk, volunteer.address_block or None)
 
 
 def _waited_rounds(model: TrainingModel, now: datetime) -> float:
-    if Update.objects.filter(model=model, state=RECEIVED).exists():
+    if Update.objects.filter(model=model, state=RECEIVED, examined_at=None).exists():
         return 0.0  # those are checked first, and may go along
     waited: timedelta = now - series.newest(model.pk).published_at
     return waited.total_seconds() / timing.round_seconds(model)
@@ -122,42 +185,152 @@ def _waited_rounds(model: TrainingModel, now: datetime) -> float:
 # -- making the version ----------------------------------------------------------------------
 
 
-def _merge(model: TrainingModel, made: Plan, now: datetime) -> None:
+def _merge(lease: Lease, model: TrainingModel, made: Plan, now: datetime) -> None:
     """Make the version; after a failure the lease stays, so that other work goes on first."""
     try:
-        _publish(model, made, now)
+        with metrics.timed("merge"):
+            _publish(lease, model, made, now)
     except Unusable as error:
         services.refuse(error.update, error.reason, now)
     except StateConflict as error:
         log.info("%s: merged again from the start: %s", model.pk, error)
-    except Exception:
-        log.exception("%s could not be merged; it is tried again in %s", model.pk, services.LEASE)
+    except StoreAway as error:
+        log.warning("%s waits for the store: %s", model.pk, error)
         return
-    TrainingModel.objects.filter(id=model.pk).update(merge_leased_until=None)
+    except (OperationalError, InterfaceError):
+        raise  # the database went away, which says nothing of this merge: soon again
+    except Exception as error:
+        log.exception("%s could not be merged", model.pk)
+        _failed(lease, made, error, now)
+        return
+    alerts.end(model.pk, alerts.MERGE, now)
+    leases.release_merge(lease)
 
 
-def _publish(model: TrainingModel, made: Plan, now: datetime) -> None:
+def _failed(lease: Lease, made: Plan, error: Exception, now: datetime) -> None:
+    """Try again ever more seldom; after three failures look whether one update is the cause."""
+    model = made.updates[0].model
+    attempts = leases.count_failed_merge(lease, now)
+    if attempts < ATTEMPTS:
+        return
+    culprit = None if isinstance(error, DiskFull) else _culprit(model, made)
+    if culprit is not None:
+        services.refuse(culprit, "it can't be merged: the server fails over it", now)
+        leases.release_merge(lease)
+        return
+    text = (
+        f"no version can be made: {attempts} merges in a row failed, the last because of "
+        f"{type(error).__name__}: {error}. It is tried again, ever more seldom; updates are kept"
+    )
+    alerts.raise_(model.pk, alerts.MERGE, text[:2_000], now)
+
+
+def _culprit(model: TrainingModel, made: Plan) -> Update | None:
+    """Return the update that alone fails as well, where others don't."""
     layout = modelfiles.layout(model.model_file)
     base = series.newest(model.pk)
-    master = series.raw(base.master_digest)
-    result = merging.merge(master, layout, _contributions(made), made.activity)
+    failing = []
+    alone = [partial(_decoded, update) for update in made.updates]
+    for update, contribution in zip(made.updates, _contributions(made, base, alone), strict=True):
+        try:
+            merging.merge(series.raw(base.master_digest), layout, [contribution], made.activity)
+        except StoreAway:
+            return None
+        except Exception:
+            log.exception("%s can't be merged with update %s alone", model.pk, update.pk)
+            failing.append(update)
+    only = len(made.updates) == 1
+    return failing[0] if failing and (only or len(failing) < len(made.updates)) else None
+
+
+def _publish(lease: Lease, model: TrainingModel, made: Plan, now: datetime) -> None:
+    layout = modelfiles.layout(model.model_file)
+    base = series.newest(model.pk)
+    result, reference, momentum = _merged(model, made, base, layout)
     if not np.isfinite(result.weights).all():
         raise Unusable(_longest(made), "the weights would not stay finite with it")
     version = series.encode_next(model, base, result.weights, layout)
+    version.reference_digest, version.momentum_digest = reference, momentum
     _describe(version, base, made, result, now)
-    _commit(model, version, made, now)
+    _commit(lease, version, made, result.parts, now)
     log.info("%s: version %d of %d updates", model.pk, version.number, len(made.updates))
-    services.remove_bytes(update.sha256 for update in made.updates)
+    services.tell_merged(made.updates, version)
+    decoding.forget(update.pk for update in made.updates)
+    services.let_go_of_merged(model.pk)
     series.prune(model)
 
 
-def _contributions(made: Plan) -> Iterator[Contribution]:
-    for update, counted in zip(made.updates, made.counted_steps, strict=True):
-        try:
-            change = checks.decoded(update)
-        except Corrupt as error:
-            raise Unusable(update, str(error)) from error
-        yield Contribution(change, counted, update.factor)
+def _merged(
+    model: TrainingModel, made: Plan, base: Version, layout: Layout
+) -> tuple[MergeResult, str | None, str | None]:
+    """Return the new weights, and what merging remembers by its digests.
+
+    It goes to the disk at once, and the weights before go too: memory is for what comes next.
+    """
+    with decoding.ahead(made.updates) as changes:
+        result = merging.merge(
+            series.raw(base.master_digest),
+            layout,
+            _contributions(
+                made,
+                base,
+                [partial(_usable, *one) for one in zip(made.updates, changes, strict=True)],
+            ),
+            made.activity,
+            rule=modelfiles.rule(model.model_file),
+            memory=_remembered(base, layout),
+        )
+    vectors = (result.memory.reference, result.memory.momentum)
+    reference, momentum = (None if one is None else series.put_raw(one) for one in vectors)
+    checks.image_of(reference, result.memory.reference, layout)  # while the numbers are at hand
+    return replace(result, memory=merging.NOTHING), reference, momentum
+
+
+def _contributions(
+    made: Plan, base: Version, changes: Sequence[Callable[[], Coded]]
+) -> list[Contribution]:
+    rows = Update.objects.filter(id__in=[update.pk for update in made.updates])
+    images = dict(rows.values_list("pk", "sketch"))
+    return [
+        Contribution(
+            change,
+            float(update.steps),
+            counted,
+            update.factor,
+            _image(images.get(update.pk)),
+            staleness=base.number - update.base_version,
+        )
+        for update, counted, change in zip(made.updates, made.counted_steps, changes, strict=True)
+    ]
+
+
+def _image(sketch: bytes | None) -> Sketch | None:
+    return None if sketch is None else np.frombuffer(sketch, "<f4")
+
+
+def _remembered(base: Version, layout: Layout) -> Memory:
+    """Return what merging remembers since the version; what is lost of it costs little."""
+    try:
+        reference = series.raw(base.reference_digest) if base.reference_digest else None
+        momentum = series.raw(base.momentum_digest) if base.momentum_digest else None
+    except Corrupt as error:
+        log.warning("%s: merging begins without what it remembered: %s", base, error)
+        return merging.NOTHING
+    if reference is None:
+        return Memory(momentum=momentum)
+    # Sketches are linear, so that of the reference need not be kept.
+    return Memory(reference, checks.image_of(base.reference_digest, reference, layout), momentum)
+
+
+def _decoded(update: Update) -> Coded:
+    return _usable(update, partial(decoding.decode, update))
+
+
+def _usable(update: Update, decode: Callable[[], Coded]) -> Coded:
+    try:
+        return decode()
+    except Corrupt as error:
+        raise Unusable(update, str(error)) from error
 
 
 def _longest(made: Plan) -> Update:
@@ -170,25 +343,34 @@ def _describe(
     version.updates = len(made.updates)
     version.counted_steps = result.counted_steps
     version.gain = result.gain
+    version.updates_merged = base.updates_merged + version.updates
     version.records_merged = base.records_merged + _records(made)
     # Never before the version it follows, whatever the clock did.
     version.published_at = max(now, base.published_at)
 
 
 def _records(made: Plan) -> int:
-    """Return the records that count: a claim beyond the cap must not end a training."""
+    """Return the records that count: a claim beyond the cap must not end a training.
+
+    A newcomer's records were trained on, however little they weigh yet.
+    """
     return sum(
-        min(update.records, round(counted * update.model.batch_size))
+        min(update.records, round(counted / update.trust * update.model.batch_size))
         for update, counted in zip(made.updates, made.counted_steps, strict=True)
     )
 
 
-def _commit(model: TrainingModel, version: Version, made: Plan, now: datetime) -> None:
+def _commit(
+    lease: Lease, version: Version, made: Plan, parts: tuple[float, ...], now: datetime
+) -> None:
     """Make the version and flip its updates, in one transaction."""
+    model = version.model
     try:
         with transaction.atomic():
+            lease.expect(state__in=leases.OPEN)
             version.save(force_insert=True)
-            services.mark_merged([update.pk for update in made.updates], version)
+            ids = [update.pk for update in made.updates]
+            services.mark_merged(dict(zip(ids, parts, strict=True)), version)
             _count_for_volunteers(model, made)
             if model.records_wanted is not None and version.records_merged >= model.records_wanted:
                 services.finish(model.pk, now)
@@ -203,9 +385,3 @@ def _count_for_volunteers(model: TrainingModel, made: Plan) -> None:
         Participation.objects.filter(model=model, volunteer_id=row["volunteer_id"]).update(
             updates_merged=F("updates_merged") + row["count"]
         )
-
-
-def _claim(model: TrainingModel, now: datetime) -> bool:
-    free = Q(merge_leased_until__isnull=True) | Q(merge_leased_until__lt=now)
-    rows = TrainingModel.objects.filter(free, id=model.pk)
-    return rows.update(merge_leased_until=now + services.LEASE) == 1

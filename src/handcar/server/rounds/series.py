@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -21,7 +22,7 @@ from handcar.protocol.messages import Export, Frame, Link, Series
 from handcar.server import blobs
 from handcar.server.catalog import modelfiles
 from handcar.server.catalog import services as catalog
-from handcar.server.catalog.models import TrainingModel
+from handcar.server.catalog.models import Mirror, TrainingModel
 from handcar.server.problems import Refusal
 from handcar.server.rounds.models import Version
 from handcar.wire import container, frames
@@ -45,17 +46,23 @@ DIGESTS = (
     "export_digest",
     "master_digest",
     "published_digest",
+    "reference_digest",
+    "momentum_digest",
 )
+RAW = ("master_digest", "published_digest", "reference_digest", "momentum_digest")
 
 
 # -- raw weights -----------------------------------------------------------------------------
 
 
 def raw(digest: str | None) -> Flat:
-    """Return weights from the server's own disk, as they were put. Raises Corrupt."""
+    """Return weights from the server's own store, as they were put; not to be changed in place.
+
+    Raises Corrupt.
+    """
     if digest is None:
         raise Corrupt("the raw weights of this version are gone")
-    return np.frombuffer(blobs.read(digest), dtype="<f4").astype(np.float32, copy=True)
+    return np.frombuffer(blobs.read(digest), dtype="<f4").astype(np.float32, copy=False)
 
 
 def put_raw(weights: Flat) -> str:
@@ -67,7 +74,7 @@ def put_raw(weights: Flat) -> str:
 
 
 def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version:
-    """Return version 0, its bytes on disk; the caller saves the row."""
+    """Return version 0, its bytes stored; the caller saves the row."""
     weights = frames.round_keyframe(weights)
     digest = weights_digest(weights)
     keyframe = frames.encode_keyframe(FrameFacts("keyframe", model.pk, 0, digest), weights)
@@ -76,20 +83,23 @@ def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version
         model=model,
         number=0,
         weights_sha256=digest,
-        keyframe_digest=blobs.put(keyframe),
+        keyframe_digest=blobs.put(keyframe, public=True),
         keyframe_size=len(keyframe),
+        begin_bytes=len(keyframe),
         master_digest=raw_digest,
         published_digest=raw_digest,
         published_at=now,
     )
 
 
-def encode_next(model: TrainingModel, base: Version, master: Flat, layout: Layout) -> Version:
-    """Return the version after `base`, its bytes on disk; the caller describes and saves it."""
+def encode_next(
+    model: TrainingModel, base: Version, master: Flat, layout: Layout, *, k: float = DELTA_STEP
+) -> Version:
+    """Return the version after `base`, its bytes stored; the caller describes and saves it."""
     published = raw(base.published_digest)
     facts = FrameFacts("delta", model.pk, base.number + 1)
     coded = frames.encode_difference(
-        facts, frames.difference(master, published, layout), layout, k=DELTA_STEP
+        facts, frames.difference(master, published, layout), layout, k=k
     )
     is_keyframe = keyframe_is_due(model, len(coded))
     delta, published = _finished(coded, published, layout, rounded=is_keyframe)
@@ -97,8 +107,10 @@ def encode_next(model: TrainingModel, base: Version, master: Flat, layout: Layou
         model=model,
         number=base.number + 1,
         weights_sha256=weights_digest(published),
-        delta_digest=blobs.put(delta),
+        delta_digest=blobs.put(delta, public=True),
         delta_size=len(delta),
+        deltas_bytes=base.deltas_bytes + len(delta),
+        begin_bytes=base.begin_bytes + len(delta),
         master_digest=put_raw(master),
         published_digest=put_raw(published),
     )
@@ -122,8 +134,8 @@ def _finished(
 def _add_keyframe(version: Version, published: Flat) -> None:
     facts = FrameFacts("keyframe", version.model_id, version.number, version.weights_sha256)
     keyframe = frames.encode_keyframe(facts, published)
-    version.keyframe_digest = blobs.put(keyframe)
-    version.keyframe_size = len(keyframe)
+    version.keyframe_digest = blobs.put(keyframe, public=True)
+    version.keyframe_size = version.begin_bytes = len(keyframe)
 
 
 def keyframe_is_due(model: TrainingModel, delta_bytes: int) -> bool:
@@ -163,7 +175,8 @@ def of(model_id: str, root: str) -> Series:
     rows = Version.objects.filter(model_id=model_id, number__lte=number)
     keyframe = rows.filter(keyframe_digest__isnull=False).order_by("-number")[0]
     deltas = rows.filter(delta_digest__isnull=False, number__gt=_listed_after(model_id))
-    return Series(
+    mirrors = catalog.mirrors(model_id, timezone.now())
+    listed = Series(
         model_id=model_id,
         newest=number,
         keyframe=_frame(
@@ -174,6 +187,44 @@ def of(model_id: str, root: str) -> Series:
             for row in deltas.order_by("number")
         ),
     )
+    return listed.model_copy(
+        update={
+            "keyframe": _mirrored(listed.keyframe, mirrors),
+            "deltas": tuple(_mirrored(frame, mirrors) for frame in listed.deltas),
+        }
+    )
+
+
+def way_to(model: TrainingModel, numbers: Collection[int], root: str) -> Series:
+    """Return the frames that lead to some versions; a Refusal when they are no longer kept."""
+    first, last = min(numbers), max(numbers)
+    keyframe = _keyframes(model.pk).filter(number__lte=first).first()
+    after = keyframe.number if keyframe else first
+    deltas = Version.objects.filter(model=model, number__gt=after, number__lte=last)
+    if keyframe is None or deltas.filter(delta_digest__isnull=True).exists():
+        raise Refusal(problems.GONE, f"the frames that lead to version {first} are no longer kept")
+    return Series(
+        model_id=model.pk,
+        newest=last,
+        keyframe=_frame(
+            keyframe, "keyframe", keyframe.keyframe_digest, keyframe.keyframe_size, root
+        ),
+        deltas=tuple(
+            _frame(row, "delta", row.delta_digest, row.delta_size, root)
+            for row in deltas.order_by("number")
+        ),
+    )
+
+
+def _mirrored(frame: messages.Frame, mirrors: dict[str, tuple[str, ...]]) -> messages.Frame:
+    return frame.model_copy(update={"mirrors": mirrors.get(frame.sha256, ())})
+
+
+def mirrored(model: TrainingModel) -> set[str]:
+    """Return the digests of what an owner may hold as well: the frames listed, the model file."""
+    listed = of(model.pk, "")
+    frames = {frame.sha256 for frame in (listed.keyframe, *listed.deltas)}
+    return {model.model_file_digest, *frames}
 
 
 def _listed_after(model_id: str) -> int:
@@ -184,20 +235,11 @@ def _listed_after(model_id: str) -> int:
     return int(list(_keyframes(model_id)[:2])[-1].number)
 
 
-def begin_bytes(newest: Version | None) -> int:
-    """Return what a newcomer downloads for the newest weights."""
-    if newest is None:
-        return 0
-    keyframe = _keyframes(newest.model_id)[0]
-    after = Version.objects.filter(model_id=newest.model_id, number__gt=keyframe.number)
-    return (keyframe.keyframe_size or 0) + (after.aggregate(size=Sum("delta_size"))["size"] or 0)
-
-
 def link(digest: str | None, size: int | None, root: str) -> Link:
-    """Return the link to bytes that this server holds."""
+    """Return the link to bytes that this server holds for everyone."""
     if digest is None or size is None:
         raise Corrupt("bytes that are gone can't be linked to")
-    return Link(url=root + digest.removeprefix(blobs.PREFIX), sha256=digest, size=size)
+    return Link(url=blobs.link(digest, root), sha256=digest, size=size)
 
 
 def _frame(
@@ -234,7 +276,9 @@ def export(model: TrainingModel, number: int | None, root: str) -> Export:
 
 def configuration(model: TrainingModel, root: str) -> Link:
     """Return the link to a model's file."""
-    return link(model.model_file_digest, model.model_file_size, root)
+    found = link(model.model_file_digest, model.model_file_size, root)
+    mirrors = catalog.mirrors(model.pk, timezone.now()).get(found.sha256, ())
+    return found.model_copy(update={"mirrors": mirrors})
 
 
 def _version(model: TrainingModel, number: int) -> Version:
@@ -248,10 +292,23 @@ def _make_export(model: TrainingModel, version: Version) -> None:
     weights = weights_of(model, version)
     facts = FrameFacts("keyframe", model.pk, version.number, version.weights_sha256)
     frame = frames.encode_keyframe(facts, weights)
-    version.export_digest = blobs.put(frame)
+    version.export_digest = blobs.put(frame, public=True)
     version.export_size = len(frame)
     version.exported_at = timezone.now()
     version.save(update_fields=("export_digest", "export_size", "exported_at"))
+
+
+def can_be_reached(model: TrainingModel, version: Version) -> bool:
+    """Say whether enough is kept of a version to have its weights again."""
+    if version.published_digest is not None:
+        return True
+    before = _keyframes(model.pk).filter(number__lte=version.number).first()
+    if before is None:
+        return False
+    between = Version.objects.filter(
+        model=model, number__gt=before.number, number__lte=version.number
+    )
+    return not between.filter(delta_digest__isnull=True).exists()
 
 
 def weights_of(model: TrainingModel, version: Version) -> Flat:
@@ -294,8 +351,7 @@ def prune(model: TrainingModel) -> None:
     rows = Version.objects.filter(model=model)
     gone = _clear(
         rows.filter(number__lte=newest_number(model.pk) - RAW_KEPT),
-        "master_digest",
-        "published_digest",
+        *RAW,
     )
     # Who was told of a frame a moment ago is still fetching it: a frame goes only when it has
     # been off the list for a while.
@@ -307,6 +363,7 @@ def prune(model: TrainingModel) -> None:
     gone += _clear(rows.filter(exported_at__lt=timezone.now() - EXPORTS_KEPT), "export_digest")
     for digest in gone:
         if not is_named(digest):
+            Mirror.objects.filter(digest=digest).delete()
             blobs.remove(digest)
 
 

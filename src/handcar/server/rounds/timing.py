@@ -15,9 +15,15 @@ SHORTEST_S = 1.0
 
 def round_seconds(model: TrainingModel) -> float:
     """Return the median length of the last accepted rounds, at least a second."""
+    usual = usual_seconds(model)
+    return float(model.round_seconds) if usual is None else max(SHORTEST_S, usual)
+
+
+def usual_seconds(model: TrainingModel) -> float | None:
+    """Return the median length of the last accepted rounds; none before the first."""
     rows = Update.objects.filter(model=model, state__in=ACCEPTED).order_by("-checked_at")
     last = list(rows.values_list("seconds", flat=True)[:ROUNDS_LOOKED_AT])
-    return max(SHORTEST_S, statistics.median(last)) if last else float(model.round_seconds)
+    return statistics.median(last) if last else None
 
 
 def late_weight(model: TrainingModel, base_version: int, at: datetime) -> float:
