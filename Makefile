@@ -17,7 +17,7 @@ venv: $(STAMP) ## Make the environment in .venv
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-e '.[server,tensorflow,jax]' -r requirements-dev.txt -c constraints.txt
+		-e '.[server,scale,fast,tensorflow,jax,publish]' -r requirements-dev.txt -c constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP) ## Train a small model with three volunteers on this machine
@@ -28,7 +28,7 @@ lint: $(STAMP) ## Check style, types and who imports whom
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/vulture src --min-confidence 80 --ignore-names "obj,trace,frame,format_suffix"
+	$(BIN)/vulture src --min-confidence 80 --ignore-names "obj,trace,frame,format_suffix,schema_editor"
 
 fix: $(STAMP) ## Mend what the linter can mend by itself
 	$(BIN)/ruff check --fix $(SOURCES)

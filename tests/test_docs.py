@@ -76,6 +76,24 @@ def test_every_make_target_in_the_documents_exists():
             assert words[1] in targets, (page, line)
 
 
+def test_every_benchmark_in_the_documents_exists_with_its_options():
+    helps: dict[str, str] = {}
+    for page, line in command_lines():
+        words = shlex.split(line)
+        if words[0] != "python" or not words[1].startswith("benchmarks/"):
+            continue
+        if words[1] not in helps:
+            helps[words[1]] = subprocess.run(
+                [sys.executable, str(ROOT / words[1]), "--help"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        for word in words[2:]:
+            if word.startswith("--"):
+                assert re.search(rf"(^|[\s,\[]){re.escape(word)}\b", helps[words[1]]), (page, line)
+
+
 def test_every_extra_that_is_installed_in_the_documents_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = set(project["optional-dependencies"])

@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent.parent / "docs" / "reference"
-COMMANDS = ["join", "list", "publish", "status", "export", "message", "pause", "resume", "finish"]
-COMMANDS += ["serve", "worker", "demo"]
+COMMANDS = [
+    "join",
+    "list",
+    "publish",
+    "mirror",
+    "plan",
+    "status",
+    "export",
+    "message",
+    "pause",
+    "resume",
+    "finish",
+]
+COMMANDS += ["serve", "worker", "doctor", "backup", "restore", "move", "demo"]
+COMMANDS += ["simulate"]
 WIDTH = "100"
 
 

@@ -74,6 +74,10 @@ def dataset(name: str, *, chunks: int, licence: str) -> Any:
         licence=licence,
         content_digest=digest(name),
         owner=Owner.objects.first(),
+        chunks=chunks,
+        size=sum(1_240_000 + 311 * index for index in range(chunks)),
+        records=2_500 * chunks,
+        first_size=1_240_000,
     )
     Chunk.objects.bulk_create(
         Chunk(
@@ -131,6 +135,8 @@ def version(name: str, number: int, published_at: datetime) -> None:
         keyframe_size=221_000 if number == 0 else None,
         delta_digest=None if number == 0 else digest(f"delta {name} {number}"),
         updates=0 if number == 0 else 4 + number % 3,
+        updates_merged=sum(4 + one % 3 for one in range(1, number + 1)),
+        begin_bytes=221_000 + 61_000 * number,
         records_merged=number * 94_208,
         loss=0.11 + 2.19 * math.exp(-number / 11) * (1 + 0.05 * noise) + 0.004 * noise,
         accuracy=min(0.995, 0.968 - 0.86 * math.exp(-number / 8) + 0.003 * noise),
@@ -152,7 +158,10 @@ def people(name: str) -> None:
 
 
 def machine(name: str, number: int, who: str, **facts: Any) -> None:
+    from django.db.models import F
+
     from handcar.server.accounts.models import Volunteer
+    from handcar.server.catalog.models import TrainingModel
     from handcar.server.rounds.models import Participation, Update
 
     chance = random.Random(number)
@@ -176,6 +185,10 @@ def machine(name: str, number: int, who: str, **facts: Any) -> None:
         **facts,
     )
     Update.objects.bulk_create(update(volunteer, name, size) for size in [58_300] * merged)
+    TrainingModel.objects.filter(id=name).update(
+        updates_received=F("updates_received") + merged,
+        bytes_received=F("bytes_received") + 58_300 * merged,
+    )
 
 
 def update(volunteer: Any, name: str, size: int) -> Any:

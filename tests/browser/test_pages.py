@@ -55,6 +55,7 @@ def test_a_model_shows_its_figures_people_versions_and_data(look):
         assert rows_of(page, "Versions").count() == 15
         assert "CC BY-SA 3.0" in page.get_by_role("main").inner_text()
         page.get_by_role("link", name="Show older versions too").click()
+        rows_of(page, "Versions").nth(VERSIONS).wait_for()  # the click may return before the page
         assert rows_of(page, "Versions").count() == VERSIONS + 1
 
 

@@ -44,7 +44,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 COMMANDS = ["join", "list", "publish", "status", "export", "message", "pause", "resume"]
-COMMANDS += ["finish", "inspect", "serve", "worker", "demo"]
+COMMANDS += ["finish", "inspect", "serve", "worker", "demo", "plan"]
 HEAVY = (
     "[name for name in ('keras', 'django', 'tensorflow', 'jax', 'torch') if name in sys.modules]"
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from handcar import cli, demo_data, files
 from handcar.cli import publish
 from handcar.data import chunks
 from handcar.protocol import problems
-from handcar.protocol.messages import PublishRequest
+from handcar.protocol.messages import ChunkEntry, PublishRequest
 
 TOKEN = "an owner's secret"
 
@@ -248,41 +249,161 @@ def test_it_says_who_it_is(run, server, model):
     assert server.agents.pop().startswith("handcar/")
 
 
-# -- the owner's own web server
+# -- the owner's own stores
 
 
-def test_with_a_store_training_chunks_stay_in_its_folder_and_validation_goes_to_the_server(
-    run, server, model, tmp_path
+@pytest.fixture
+def public(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder that a web server shows, and its address."""
+    folder = tmp_path / "public"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as shown:
+        thread = threading.Thread(target=shown.serve_forever, args=(0.02,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{shown.server_port}/chunks"
+        shown.shutdown()
+        thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def by_split(server: Server, split: str) -> list[ChunkEntry]:
+    return [chunk for chunk in server.published[-1].manifest.chunks if chunk.split == split]
+
+
+def test_training_chunks_stay_in_the_owners_folder_and_validation_goes_to_the_server(
+    run, server, model, public
 ):
-    public = tmp_path / "public"
-    ran = run(
-        *(model, "--server", server.url, "--token", TOKEN),
-        *("--store", public, "--store-url", "https://example.org/chunks"),
-    )
+    folder, url = public
+    ran = run(model, "--server", server.url, "--token", TOKEN, "--store", f"{folder}/chunks={url}")
     assert (ran.code, ran.err) == (0, "")
-    chunks_said = server.published[0].manifest.chunks
-    train = [chunk for chunk in chunks_said if chunk.split == "train"]
-    validation = [chunk for chunk in chunks_said if chunk.split == "validation"]
+    assert "volunteers can fetch from there" in ran.out
+    assert "can't go on where a download broke" in ran.out, "that web server knows no ranges"
+    validation = by_split(server, "validation")
     assert set(server.blobs) == {chunk.sha256 for chunk in validation}
     assert all(not chunk.urls for chunk in validation)
-    for chunk in train:
-        (url,) = chunk.urls
-        stored = public / url.removeprefix("https://example.org/chunks/")
+    for chunk in by_split(server, "train"):
+        (link,) = chunk.urls
+        stored = folder / "chunks" / link.removeprefix(f"{url}/")
         assert files.digest(stored.read_bytes()) == chunk.sha256
 
 
+def test_a_folder_that_the_web_server_does_not_show_yet_is_told_and_published(
+    run, server, model, tmp_path, public
+):
+    target = f"{tmp_path}/elsewhere={public[1]}"
+    ran = run(model, "--server", server.url, "--token", TOKEN, "--store", target)
+    assert ran.code == 0
+    assert "not there for volunteers yet" in ran.out
+    assert all(chunk.urls for chunk in by_split(server, "train"))
+
+
+def test_several_stores_are_several_mirrors(run, server, model, public, tmp_path):
+    folder, url = public
+    stores = ("--store", f"{folder}/chunks/a={url}/a", "--store", f"{folder}/chunks/b={url}/b")
+    ran = run(model, "--server", server.url, "--token", TOKEN, *stores, "--store", "server")
+    assert (ran.code, ran.err) == (0, "")
+    assert "25 chunks stored, 0 were there already" in ran.out
+    for chunk in by_split(server, "train"):
+        assert [link.removeprefix(url)[:3] for link in chunk.urls] == ["/a/", "/b/"]
+        assert chunk.sha256 in server.blobs
+    again = run(model, "--server", server.url, "--token", TOKEN, *stores, "--store", "server")
+    assert "0 chunks stored, 25 were there already" in again.out
+
+
 @pytest.mark.parametrize(
-    "options",
+    "target",
     [
-        ["--store", "somewhere"],
-        ["--store-url", "https://example.org"],
-        ["--store", "somewhere", "--store-url", "ftp://example.org"],
+        "somewhere",
+        "=https://example.org",
+        "somewhere=ftp://example.org",
+        "s3://",
+        "s3://Bad_Bucket/x",
+        "rclone:",
+        "rclone:remote",
+        "server=https://example.org",
+        "ftp://example.org/x=https://example.org",
     ],
 )
-def test_a_store_needs_its_folder_and_its_address(run, model, options):
-    ran = run(model, *options)
+def test_a_store_that_can_t_be_understood_says_what_can_stand_there(run, model, target):
+    ran = run(model, "--store", target)
     assert ran.code == 2
-    assert "--store DIR together with --store-url URL" in ran.err
+    assert f"--store {target}: expected --store server, FOLDER=https://ADDRESS" in ran.err
+
+
+def test_the_same_place_twice_is_no_second_mirror(run, server, model, public):
+    folder, url = public
+    stores = ("--store", f"{folder}/a={url}", "--store", f"{folder}/b={url}")
+    ran = run(model, "--server", server.url, "--token", TOKEN, *stores)
+    assert ran.code == 2
+    assert "each mirror must be another place" in ran.err
+
+
+# -- telling what it would take
+
+
+def test_a_dry_run_sends_nothing_and_tells_what_there_would_be(run, server, model):
+    ran = run(model, "--dry-run", "--server", server.url)
+    assert (ran.code, ran.err) == (0, "")
+    assert "200 records in 8 chunks to train" in ran.out
+    for told in ("before its first step", "of disk", "first step after", "100 Mbit/s", "Nothing"):
+        assert told in ran.out
+    assert (server.blobs, server.agents, server.published) == ({}, set(), [])
+
+
+def test_a_dry_run_as_json_has_what_was_really_sent(run, server, model):
+    told = json.loads(run(model, "--dry-run", "--json").out)
+    run(model, "--server", server.url, "--token", TOKEN)
+    assert told["ok"] is True
+    assert told["chunks"] == 8
+    assert told["upload_bytes"] == sum(map(len, server.blobs.values()))
+    largest = max(chunk.size for chunk in by_split(server, "train"))
+    assert told["begin_bytes"] == model.stat().st_size + told["keyframe_bytes"] + largest
+    assert [line["mbit_per_s"] for line in told["lines"]] == [2, 8, 25, 100]
+    decoded = sum(chunk.decoded for chunk in by_split(server, "train"))
+    assert decoded < told["disk_bytes"] < decoded + 12 * told["keyframe_bytes"] + 10 * largest
+
+
+def test_a_dry_run_counts_every_store(run, model):
+    one = json.loads(run(model, "--dry-run", "--json").out)
+    stores = ("--store", "a=https://a.example.org", "--store", "server")
+    two = json.loads(run(model, "--dry-run", "--json", *stores).out)
+    assert two["upload_bytes"] - one["upload_bytes"] == one["train_bytes"]
+
+
+def test_a_dry_run_tells_what_does_not_fit(run, model):
+    model.write_text(json.dumps({**MODEL, "input": {"shape": [3]}}))
+    ran = run(model, "--dry-run", "--json")
+    assert ran.code == 2
+    assert json.loads(ran.out)["ok"] is False
+
+
+# -- giving some of the pictures away
+
+
+def test_pictures_lose_some_only_where_the_owner_says_so(run, server, model, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "points.npz", x=pictures, y=np.arange(200) % 3)
+    shape = {"input": {"shape": [16, 16, 3]}}
+    layers = [{"layer": "Flatten"}, {"layer": "Dense", "units": 3, "activation": "softmax"}]
+    loss = {"loss": "sparse_categorical_crossentropy"}
+    model.write_text(json.dumps({**MODEL, **shape, **loss, "layers": layers}))
+    exact = run(model, "--server", server.url, "--token", TOKEN)
+    assert (exact.code, "lost" in exact.out) == (0, False)
+    assert not any("lossy" in chunk.codec for chunk in server.published[-1].manifest.chunks)
+    lossy = run(model, "--lossy-quality", "80", "--server", server.url, "--token", TOKEN)
+    assert "coded as JPEG of quality 80: some of each is lost" in lossy.out
+    assert all("lossy80" in chunk.codec for chunk in server.published[-1].manifest.chunks)
+
+
+def test_what_is_no_picture_can_lose_nothing(run, server, model):
+    ran = run(model, "--lossy-quality", "80", "--server", server.url, "--token", TOKEN)
+    assert ran.code == 2
+    assert "--lossy-quality 80: this data has no pictures" in ran.err
+    assert server.published == []
 
 
 # -- checking only

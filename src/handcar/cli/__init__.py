@@ -6,6 +6,7 @@ Keras nor Django. Read `main` below, then `join.py`.
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import typer
@@ -38,23 +39,32 @@ def _common(
     """Train one neural network with many people's computers."""
 
 
-def _register() -> None:
-    from handcar.cli import (
-        demo,
-        export,
-        inspect,
-        join,
-        listing,
-        message,
-        publish,
-        serve,
-        status,
-        worker,
-    )
+MODULES = (
+    "join",
+    "listing",
+    "publish",
+    "mirror",
+    "plan",
+    "status",
+    "rollback",
+    "export",
+    "message",
+    "inspect",
+    "serve",
+    "worker",
+    "doctor",
+    "backup",
+    "move",
+    "demo",
+    "simulate",
+)
+"""In the order in which `handcar --help` shows what they hold."""
 
-    commands = (join, listing, publish, status, export, message, inspect, serve, worker, demo)
-    for module in commands:
-        module.register(app)
+
+def _register(command: str | None) -> None:
+    """Add the commands, or just the one that is asked for: `serve` runs on with what is loaded."""
+    for name in [command] if command in MODULES else MODULES:
+        importlib.import_module(f"handcar.cli.{name}").register(app)
 
 
 def main() -> None:
@@ -64,7 +74,7 @@ def main() -> None:
     5 disk full, 130 stopped with Ctrl-C.
     """
     try:
-        _register()
+        _register(sys.argv[1] if len(sys.argv) > 1 else None)
         app()
     except HandcarError as error:
         print(f"handcar: {error}", file=sys.stderr)

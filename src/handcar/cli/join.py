@@ -44,6 +44,11 @@ def join(  # noqa: PLR0913 - each an option
     down_rate: options.DownRate = None,
     up_daily: options.UpDaily = None,
     down_daily: options.DownDaily = None,
+    disk: options.Disk = None,
+    no_audits: Annotated[
+        bool,
+        typer.Option("--no-audits", help="Don't check rounds of other volunteers for the server."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Lend this computer to a training."""
@@ -65,7 +70,11 @@ def join(  # noqa: PLR0913 - each an option
     with locked(place), _screen(json) as screen:
         screen.say(f"Joining {url} with Keras on {chosen}. Ctrl-C stops; nothing is lost.")
         machine = name or f"volunteer-{secrets.token_hex(2)}"
-        wish = Options(options.address(url), place, machine, model, allowance)
+        disk_bytes = None if disk is None else int(disk * BYTES_A_GIGABYTE)
+        audits_on = None if no_audits else chosen
+        wish = Options(
+            options.address(url), place, machine, model, allowance, disk_bytes, audits_on
+        )
         code = train(wish, screen)
     raise typer.Exit(code)
 

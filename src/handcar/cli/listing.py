@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ HELP = """List the models that a server has to train.
 
 Example: handcar list https://train.example.org
 """
+PAGE = 500
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,7 @@ def list_models(
     json: options.Json = False,
 ) -> None:
     """List the models that a server has to train."""
-    rows = Api(options.address(url), None).get("/list")
+    rows = _all(Api(options.address(url), None))
     if json:
         print_json(rows)
         return
@@ -42,6 +43,19 @@ def list_models(
         ("model", "state", "version", "accuracy", "weights", "to begin", "data", "training now"),
         [_row(model) for model in models],
     )
+
+
+def _all(api: Api) -> list[dict[str, Any]]:
+    """Return every model, asked for page by page."""
+    rows: list[dict[str, Any]] = []
+    while True:
+        after = {"after": rows[-1]["id"]} if rows else {}
+        page = api.get("/list", {"limit": str(PAGE), **after})
+        known = {row["id"] for row in rows}
+        rows += (row for row in page if row["id"] not in known)
+        # A server that knows no pages gives everything, each time.
+        if len(page) < PAGE or page[0]["id"] in known:
+            return rows
 
 
 def _row(model: ModelSummary) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from handcar import files
+from handcar.errors import BadInput
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -50,6 +51,12 @@ DownDaily = Annotated[
     float | None,
     typer.Option(min=0, metavar="GB", help="Fetch no more than this a day, from midnight on."),
 ]
+Disk = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, metavar="GB", help="Keep no more chunks of data on this disk than so much."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
@@ -81,6 +88,17 @@ def remember_owner_token(server: str, token: str) -> None:
 def owner_token(server: str, given: str | None) -> str | None:
     """Return the owner's token to use with a server, or none."""
     return given or _owner_tokens().get(server.rstrip("/"))
+
+
+def known_owner_token(server: str, given: str | None) -> str:
+    """Return the owner's token to use with a server. Raises BadInput when there is none."""
+    token = owner_token(server, given)
+    if token is None:
+        raise BadInput(
+            f"no owner's token for {server} is known here: give it with --token or HANDCAR_TOKEN. "
+            "`handcar serve` keeps its own on the server's machine"
+        )
+    return token
 
 
 def _owner_tokens() -> dict[str, str]:

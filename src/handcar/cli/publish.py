@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,16 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handcar.cli import options
+from handcar.cli import importing, options, storing
 from handcar.cli.client import Api
+from handcar.cli.storing import S3Options, Target
 from handcar.cli.tables import print_json, size_text
 from handcar.errors import BadInput, DataError, HandcarError, ModelFileError, Unreachable
 from handcar.protocol.messages import ChunkEntry, Manifest, ModelStatus, PublishRequest
 
 if TYPE_CHECKING:
-    from handcar.data.importers import CutChunk, Source
+    from handcar.data.cut import CutChunk
+    from handcar.data.importers import Source
     from handcar.modelfile.schema import ModelFile
-    from handcar.stores.base import Store
     from handcar.stores.handcar import HandcarStore
 
 HELP = """Check a model file and its data, send both to the server, and wait until it is ready.
@@ -47,31 +49,45 @@ def register(app: typer.Typer) -> None:
 def publish(  # noqa: PLR0913 - options of a command
     model: Annotated[Path, typer.Argument(help="The model file (JSON).")],
     data: Annotated[
-        Path | None, typer.Argument(help="The data (.npz); by default the model file names it.")
+        Path | None,
+        typer.Argument(help="The data, a file or a folder; by default the model file names it."),
     ] = None,
     *,
+    label: importing.Label = None,
+    size: importing.Size = None,
+    window: importing.Window = None,
+    tokenizer: importing.Tokenizer = None,
+    seconds: importing.Seconds = None,
+    test: importing.Test = None,
+    lossy_quality: importing.LossyQuality = None,
     server: options.Server = options.DEFAULT_SERVER,
     token: options.Token = None,
     check: Annotated[bool, typer.Option("--check", help="Only check; send nothing.")] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="Write the training chunks here, not to the server.")
-    ] = None,
-    store_url: Annotated[
-        str | None, typer.Option(help="Address at which your web server shows that folder.")
-    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check and cut, send nothing; tell sizes and how long all takes."
+        ),
+    ] = False,
+    store: storing.Targets = None,
+    s3_endpoint: storing.S3Endpoint = None,
+    s3_links: storing.S3Links = "public",
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until it can be trained.")
     ] = True,
     json: options.Json = False,
 ) -> None:
     """Check a model file and its data, send both to the server, and wait until it is ready."""
-    own_store = _own_store(store, store_url)
+    stores = _Stores(storing.parse_all(store), storing.S3Options(s3_endpoint, s3_links))
     say = _say_nothing if json else _say
+    wanted = importing.Wanted(
+        label, size, window, tokenizer, seconds, test, lossy_quality, bar=not json
+    )
     with _scratch() as folder:
         try:
-            checked = _checked(model, data, folder)
+            checked = _checked(model, data, folder, wanted)
         except BadInput as error:
-            if check and json:
+            if (check or dry_run) and json:
                 print_json({"ok": False, "problems": str(error).splitlines()})
                 raise typer.Exit(error.exit_code) from None
             raise
@@ -80,8 +96,11 @@ def publish(  # noqa: PLR0913 - options of a command
             if check:
                 _show_check(checked, json)
                 return
+            if dry_run:
+                _show_plan(checked, folder, stores, json)
+                return
             url = options.address(server)
-            sending = _Sending(Api(url, _token(url, token)), folder, own_store, say)
+            sending = _Sending(Api(url, options.known_owner_token(url, token)), folder, stores, say)
             facts = sending.run(checked, bar=not json)
     _finish(sending.api, facts, wait=wait, json=json)
 
@@ -96,25 +115,28 @@ class _Checked:
     raw: bytes
     model_file: ModelFile
     source: Source
+    wanted: importing.Wanted
+
+    def cut(self, folder: Path) -> list[CutChunk]:
+        """Cut the data into chunks, as files in a folder."""
+        return importing.cut(self.source, self.model_file, self.wanted, folder)
 
 
-def _checked(model: Path, data: Path | None, folder: Path) -> _Checked:
+def _checked(model: Path, data: Path | None, folder: Path, wanted: importing.Wanted) -> _Checked:
     """Read and compare both. Raises BadInput with every problem found, one a line."""
-    from handcar.data.importers import read_npz
-
     problems: list[str] = []
     raw, model_file = _read_model(model, problems)
     path = data or _data_beside(model, model_file, problems)
     source = None
     if path is not None:
         try:
-            source = read_npz(path, folder=folder)
+            source = importing.read(path, wanted, model, model_file, folder)
         except DataError as error:
             problems.append(str(error))
     if model_file is not None and source is not None:
-        problems += _misfits(model_file, source)
+        problems += importing.misfits(model_file, source)
         if not problems:
-            return _Checked(raw, model_file, source)
+            return _Checked(raw, model_file, source, wanted)
     raise BadInput("\n".join(problems))
 
 
@@ -136,30 +158,10 @@ def _data_beside(model: Path, model_file: ModelFile | None, problems: list[str])
         return None
     if model_file.dataset.file is None:
         problems.append(
-            f"{model}: names no data: set dataset.file, or say `handcar publish {model} DATA.npz`"
+            f"{model}: names no data: set dataset.file, or say `handcar publish {model} DATA`"
         )
         return None
     return model.parent / model_file.dataset.file
-
-
-def _misfits(model_file: ModelFile, source: Source) -> list[str]:
-    from handcar.data.fit import Expected, check_fits
-    from handcar.modelfile.shapes import infer
-
-    sizes = infer(model_file)
-    expected = Expected(
-        input_shape=sizes.input_shape,
-        output_shape=sizes.output_shape,
-        loss=model_file.loss.name,
-        input_dtype=model_file.network.input.dtype,
-        loss_config=model_file.loss.config,
-    )
-    try:
-        check_fits(source, expected)
-    except DataError as error:
-        source.close()
-        return str(error).splitlines()
-    return []
 
 
 def _show_check(checked: _Checked, json: bool) -> None:
@@ -168,61 +170,84 @@ def _show_check(checked: _Checked, json: bool) -> None:
     source, weights = checked.source, infer(checked.model_file).layout.size
     if json:
         facts = {"records": source.records, "shape": source.x.shape, "classes": source.classes}
+        facts |= importing.facts(source)
         print_json({"ok": True, "model": checked.model_file.name, "weights": weights, **facts})
     else:
         print(f"ok: the model {checked.model_file.name} has {weights:,} weights and fits the data.")
 
 
+def _show_plan(checked: _Checked, folder: Path, stores: _Stores, json: bool) -> None:
+    """Cut, and tell what there would be to send, fetch and keep."""
+    from handcar.cli import dryrun
+    from handcar.modelfile.shapes import infer
+
+    source, chunks = checked.source, checked.cut(folder)
+    train = [chunk for chunk in chunks if chunk.split == "train"]
+    record_bytes = sum(column.record_bytes for column in source.train.values())
+    sizes = dryrun.Sizes(
+        model_file=len(checked.raw),
+        weights=infer(checked.model_file).layout.size,
+        train=tuple(chunk.size for chunk in train),
+        validation=sum(chunk.size for chunk in chunks) - sum(chunk.size for chunk in train),
+        decoded=sum(chunk.records for chunk in train) * record_bytes,
+        stores=len(stores.own) + stores.on_server,
+    )
+    if json:
+        found = {"model": checked.model_file.name, "weights": sizes.weights}
+        print_json(dryrun.facts(sizes, {**found, "records": source.records}))
+        return
+    print(
+        f"{source.records:,} records in {len(train)} chunks to train, "
+        f"{size_text(sum(sizes.train))}, and {len(chunks) - len(train)} to validate."
+    )
+    print(dryrun.text(sizes))
+
+
 # -- sending ---------------------------------------------------------------------------------
 
 
-def _own_store(store: Path | None, store_url: str | None) -> Store | None:
-    if store is None and store_url is None:
-        return None
-    if store is None or store_url is None or not store_url.startswith(("http://", "https://")):
-        raise BadInput(
-            "expected --store DIR together with --store-url URL: the folder for the chunks, and "
-            "the http or https address at which your web server shows it"
-        )
-    from handcar.stores.disk import DiskStore
+@dataclass(frozen=True)
+class _Stores:
+    """Where the training chunks go; the server always holds the validation chunks."""
 
-    return DiskStore(store, store_url)
+    targets: list[Target]
+    s3: S3Options
 
+    @property
+    def own(self) -> list[Target]:
+        """Those of the owner."""
+        return [target for target in self.targets if target.kind != "server"]
 
-def _token(url: str, given: str | None) -> str:
-    token = options.owner_token(url, given)
-    if token is None:
-        raise BadInput(
-            f"no owner's token for {url} is known here: give it with --token or HANDCAR_TOKEN. "
-            "`handcar serve` keeps its own on the server's machine"
-        )
-    return token
+    @property
+    def on_server(self) -> bool:
+        """Whether the server holds the training chunks too."""
+        return not self.own or len(self.own) < len(self.targets)
 
 
 @dataclass(frozen=True)
 class _Sending:
     api: Api
     folder: Path
-    own_store: Store | None
+    stores: _Stores
     say: Callable[[str], None]
 
     def run(self, checked: _Checked, *, bar: bool) -> dict[str, Any]:
         """Cut, store, publish; return what came of it."""
-        from handcar.data.importers import cut
-
         self.api.get("/health")  # a wrong address is told now, not after minutes of cutting
         dataset = checked.model_file.dataset
-        chunks = cut(checked.source, self.folder, validation=dataset.validation)
+        chunks = checked.cut(self.folder)
         total = sum(chunk.size for chunk in chunks)
         training = sum(chunk.split == "train" for chunk in chunks)
         self.say(
             f"Cut into {training} chunks to train and {len(chunks) - training} to validate, "
             f"{size_text(total)} in all."
         )
-        entries, sent = self._store(chunks, total, bar)
+        if quality := checked.wanted.lossy_quality:
+            self.say(f"Pictures are coded as JPEG of quality {quality}: some of each is lost.")
+        entries, sent = self._store(chunks, bar)
         manifest = Manifest(
             name=dataset.name,
-            description=dataset.description,
+            description=importing.description(dataset.description, checked.source),
             licence=dataset.licence,
             chunks=tuple(entries),
         )
@@ -237,21 +262,25 @@ class _Sending:
             "bytes": total,
         }
 
-    def _store(self, chunks: list[CutChunk], total: int, bar: bool) -> tuple[list[ChunkEntry], int]:
+    def _store(self, chunks: list[CutChunk], bar: bool) -> tuple[list[ChunkEntry], int]:
         """Store every chunk that is not there; return their entries, and how many were sent."""
-        sent, entries = 0, []
-        with _meter(total, bar) as meter, self._server_store(meter) as server:
-            for chunk in chunks:
-                # The server measures on the validation chunks, so it always holds those.
-                own = self.own_store if chunk.split == "train" else None
-                store = own or server
-                sent += store.put(chunk.digest, chunk.path)
-                entries.append(_entry(chunk, store.link(chunk.digest)))
-                meter.finish(chunk.size)
-        self.say(f"{sent} chunks stored, {len(chunks) - sent} were there already.")
-        if self.own_store is not None:
-            self.say("Volunteers need the training chunks at the address given by --store-url.")
-        return entries, sent
+        elsewhere = _files(chunks, "train") if self.stores.own else []
+        # The server measures on the validation chunks, so it always holds those.
+        here = _files(chunks, "validation")
+        if self.stores.on_server:
+            here = _files(chunks, "train") + here
+        puts = elsewhere * len(self.stores.own) + here
+        with (
+            storing.opened(self.stores.own, self.stores.s3) as own,
+            _meter(sum(file.size for file in puts), bar) as meter,
+            self._server_store(meter) as server,
+        ):
+            put = storing.Storing(self.api, self.say, lambda file: meter.finish(file.size))
+            stored = put.put(own, elsewhere)
+            sent = stored.sent + put.put([server], here).sent
+        self.say(f"{sent} chunks stored, {len(puts) - sent} were there already.")
+        links = {file.digest: links for file, links in zip(elsewhere, stored.links, strict=True)}
+        return [_entry(chunk, links.get(chunk.digest, [])) for chunk in chunks], sent
 
     def _server_store(self, meter: _Meter) -> closing[HandcarStore]:
         from handcar.stores.handcar import HandcarStore
@@ -264,15 +293,24 @@ class _Sending:
         time.sleep(seconds)
 
 
-def _entry(chunk: CutChunk, link: str | None) -> ChunkEntry:
+def _files(chunks: list[CutChunk], split: str) -> list[storing.File]:
+    return [
+        storing.File(chunk.digest, chunk.path, chunk.size)
+        for chunk in chunks
+        if chunk.split == split
+    ]
+
+
+def _entry(chunk: CutChunk, links: list[str]) -> ChunkEntry:
     return ChunkEntry(
         sha256=chunk.digest,
         size=chunk.size,
         records=chunk.records,
+        decoded=chunk.decoded,
         file_name=chunk.file_name,
         codec=chunk.codec,
         split=chunk.split,
-        urls=(link,) if link else (),
+        urls=tuple(links),
     )
 
 
@@ -325,10 +363,11 @@ def _say_nothing(_: str) -> None:
 
 
 class _Meter:
-    """Counts bytes stored, over all chunks, and shows the sum."""
+    """Counts bytes stored, over all chunks, and shows the sum. Told from several threads."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
         self._show = show
+        self._lock = threading.Lock()
         self._finished = 0
         self._within = 0
 
@@ -339,9 +378,10 @@ class _Meter:
 
     def finish(self, size: int) -> None:
         """Count a whole chunk, whatever was sent of it."""
-        self._finished += size
-        self._within = 0
-        self._show(self._finished)
+        with self._lock:
+            self._finished += size
+            self._within = 0
+            self._show(self._finished)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from handcar.cli import options
+from handcar.errors import BadInput
 
 if TYPE_CHECKING:
     from handcar.server.start import Running
@@ -33,25 +34,39 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 finds a free one.")] = 8000,
+    web_only: Annotated[
+        bool,
+        typer.Option("--web-only", help="Start no worker: use `handcar worker`."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     json: options.Json = False,
 ) -> None:
     """Run a server: it hands out work, takes updates and makes the next versions.
 
-    The first start makes everything that is needed. Ctrl-C stops it; nothing is lost.
+    The first start makes everything that is needed. Ctrl-C stops it; nothing is lost. Settings
+    come from HANDCAR_... variables or from handcar.toml in its folder.
 
     Example: handcar serve --host 0.0.0.0
     """
     from handcar.server import start
 
     def ready(running: Running) -> None:
-        options.remember_owner_token(running.url, running.owner_token)
+        if running.owner_token:
+            options.remember_owner_token(running.url, running.owner_token)
         if json:
             print(running.as_json(), flush=True)
         elif not quiet:
             print(running.as_text(), flush=True)
 
-    start.serve(folder(home), host, port, ready=ready)
+    start.serve(folder(home), host, port, ready=ready, with_worker=not web_only)
+
+
+def existing(given: Path | None) -> Path:
+    """Return the folder of a server that is there. Raises BadInput."""
+    found = folder(given).expanduser().resolve()
+    if not found.is_dir():
+        raise BadInput(f"there is no server in {found}: give its folder with --home")
+    return found
 
 
 def folder(given: Path | None) -> Path:

@@ -18,6 +18,7 @@ Exit code 0 while it can be trained or is finished, 1 if it failed.
 Example: handcar status digits --server https://train.example.org
 """
 SHOWN_VERSIONS = 8
+SHOWN_REFUSALS = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -50,19 +51,28 @@ def _show(stands: ModelStatus) -> None:
     share = f" of {wanted:,} ({stands.records_merged / wanted:.0%})" if wanted else ""
     print(f"  {stands.records_merged:,} records merged{share}, {stands.updates_merged:,} updates")
     print(f"  {stands.updates_waiting} waiting, {stands.updates_refused} refused")
+    for alert in stands.alerts:
+        print(f"  {'over' if alert.ended_at else 'look'}: {alert.text}")
     if stands.history:
         show_table(
-            ("version", "updates", "loss", "accuracy", "delta"),
+            ("version", "updates", "loss", "accuracy", "delta", ""),
             [_version_row(version) for version in stands.history[-SHOWN_VERSIONS:]],
         )
     if stands.training:
         show_table(
-            ("volunteer", "doing", "version", "steps/s", "chunks", "merged"),
+            ("volunteer", "doing", "version", "steps/s", "chunks", "merged", "refused")
+            + ("audits", "standing"),
             [
                 (v.name, v.activity, str(v.version), f"{v.steps_per_second:.0f}")
-                + (str(v.chunks), str(v.updates_merged))
+                + (str(v.chunks), str(v.updates_merged), str(v.updates_refused))
+                + (str(v.audits), v.standing)
                 for v in stands.training
             ],
+        )
+    if stands.refusals:
+        show_table(
+            ("refused of", "steps", "why"),
+            [(row.name, str(row.steps), row.reason) for row in stands.refusals[:SHOWN_REFUSALS]],
         )
 
 
@@ -78,4 +88,11 @@ def _version_row(version: VersionInfo) -> tuple[str, ...]:
         "-" if version.loss is None else f"{version.loss:.4f}",
         "-" if version.accuracy is None else f"{version.accuracy:.1%}",
         size_text(version.delta_bytes),
+        _going_back(version),
     )
+
+
+def _going_back(version: VersionInfo) -> str:
+    if version.rolled_back_to is not None:
+        return f"back to {version.rolled_back_to}"
+    return "undone" if version.undone else ""
