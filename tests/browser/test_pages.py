@@ -76,7 +76,7 @@ def test_the_pointer_on_a_curve_tells_the_point_in_words(look):
         readout = page.locator("#loss .readout")
         assert readout.inner_text().startswith(f"version {VERSIONS}: 0.1")
         page.locator("#loss .u-over").hover(position={"x": 2, "y": 40})
-        assert readout.inner_text().startswith("version 0: 2.")
+        page.locator("#loss .readout", has_text="version 0: 2.").wait_for()
         assert readout.inner_text().endswith("after 0 records")
 
 
@@ -162,7 +162,8 @@ def test_a_new_version_appears_by_itself(look, site):
         page.locator("#loss canvas").evaluate("canvas => { canvas.dataset.mine = 'yes' }")
         site.make("version")
         page.locator("#versions tbody th", has_text=f"{VERSIONS + 1}").wait_for(timeout=15_000)
+        # The curve is drawn once the whole page is swapped: its words come last.
+        page.locator("#loss .readout", has_text=f"version {VERSIONS + 1}:").wait_for()
         assert figure(page, "Version") == f"{VERSIONS + 1}"
-        assert page.locator("#loss .readout").inner_text().startswith(f"version {VERSIONS + 1}:")
         assert page.locator("#loss canvas[data-mine]").count() == 1
         assert page.locator("#loss tbody").is_visible()
