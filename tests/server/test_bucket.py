@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from handcar import files
 from handcar.errors import Corrupt, StoreAway
-from handcar.server import blobs, direct, naming, sweep
+from handcar.server import blobs, direct, memory, naming, sweep
 from handcar.server.catalog.models import Chunk
 from handcar.server.rounds import checks, merges, series, services
 from handcar.server.rounds.models import RECEIVED, Update, Version
@@ -113,6 +113,16 @@ def test_the_oldest_copies_on_this_disk_go_first(tmp_path):
     cache.add(files.digest(pieces[2]), pieces[2])
     kept = [cache.read(files.digest(data)) is not None for data in pieces]
     assert kept == [True, False, True]
+
+
+def test_a_server_is_ready_while_its_bucket_answers(there, settings, weed):
+    memory.forget()
+    assert there.ask("GET", "/ready").status_code == 200
+    memory.forget()
+    use(settings, weed, "away", store_endpoint="http://127.0.0.1:9")
+    reply = there.ask("GET", "/ready")
+    assert reply.status_code == 503
+    assert reply.json()["errors"][0].startswith("the store does not answer")
 
 
 def test_a_store_that_is_away_is_said_and_nothing_is_blamed(there, settings, weed):

@@ -8,6 +8,7 @@ import pytest
 
 import brokers
 import postgresql as servers
+from weed import KEY, PRIVATE, PUBLIC, SECRET
 
 pytestmark = pytest.mark.system
 
@@ -79,3 +80,22 @@ def test_the_engines_for_many_machines_are_tried(tmp_path):
     assert about(findings, "secrets")[0]["state"] == "warning"
     assert most[0] == 1
     assert "raise max_connections" in json.dumps(most[1])
+
+
+@pytest.mark.xdist_group("weed")
+def test_a_bucket_is_tried_and_one_that_everyone_can_read_is_a_fault(tmp_path, weed):
+    told = {"STORE_ENDPOINT": weed.endpoint, "STORE_KEY": KEY, "STORE_SECRET": SECRET}
+    code, findings = doctor(tmp_path, STORE=f"s3://{PRIVATE}/doctor", **told)
+    (found,) = about(findings, "store")
+    assert (code, found["state"]) == (0, "ok")
+    assert "put, read and removed" in found["found"]
+    assert not weed.names(PRIVATE, "doctor/"), "its trial is taken back"
+    assert about(findings, "clock")[-1]["found"].endswith("the store's")
+
+    code, findings = doctor(tmp_path, STORE=f"s3://{PUBLIC}/doctor", **told)
+    assert code == 1
+    assert "open only public/" in about(findings, "store")[-1]["do"]
+
+    code, findings = doctor(tmp_path, STORE="s3://nowhere", **told | {"STORE_SECRET": "wrong"})
+    assert code == 1
+    assert "HANDCAR_STORE" in about(findings, "store")[0]["do"]

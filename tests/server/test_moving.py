@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, connections
+from django.utils import timezone
 
 import postgresql
 from handcar.errors import BadInput, Corrupt
-from handcar.server import blobs, configuration, moving, naming, pausing
+from handcar.server import blobs, configuration, moving, naming, pausing, worker
 from handcar.server.configuration import Configuration
 from handcar.server.rounds import series
 from handcar.server.rounds.models import Update, Version
@@ -32,6 +33,16 @@ def test_a_paused_server_says_when_to_come_back(server):
         assert (answer.status_code, answer["Retry-After"]) == (503, "10")
         assert answer.json()["type"] == "/problems/moving"
     assert server.ask("GET", "/list").status_code == 200
+
+
+def test_a_word_from_a_broker_moves_nothing_while_the_server_is_paused(server):
+    model = server.model()
+    server.deliver(server.join(), update_frame(model))
+    with pausing.paused(server.home):
+        assert not worker.work_once(timezone.now())
+        assert not worker.look_back(timezone.now())
+        assert Update.objects.get().examined_at is None
+    assert worker.work_once(timezone.now())
 
 
 def test_a_move_that_was_killed_does_not_pause_a_server_for_ever(server):

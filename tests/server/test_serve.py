@@ -36,12 +36,12 @@ def environment(tmp_path):
 class Server:
     """A `handcar serve` on a folder."""
 
-    def __init__(self, tmp_path, port=0):
+    def __init__(self, tmp_path, port=0, **settings):
         command = [sys.executable, "-c", RUN.format("serve"), "--home", str(tmp_path / "server")]
         self.process = subprocess.Popen(
             [*command, "--json", "--port", str(port)],
             stdout=subprocess.PIPE,
-            env=environment(tmp_path),
+            env=environment(tmp_path) | settings,
             text=True,
         )
         self.ready = json.loads(self.process.stdout.readline())
@@ -178,6 +178,33 @@ def test_what_arrived_of_a_cut_upload_is_kept(start):
     rest = {**ann, "Upload-Offset": "120"}
     reply = server.http.patch(url, content=pieces(), headers=rest)  # chunked, without a length
     assert reply.json()["state"] == "received"
+
+
+def test_slow_lines_hold_up_nobody(start):
+    server = start(HANDCAR_WEB_THREADS="2")
+    publish(server)
+    until(lambda: server.http.get("/models/digits").json()["version"] == 0)
+    ann = join(server)
+    slow = []
+    for _ in range(8):
+        frame = update()
+        url = server.http.post("/updates", json=announcement(frame), headers=ann).json()
+        path = url["upload_url"].partition(f":{server.port}")[2]
+        head = [f"PATCH {path} HTTP/1.1", "Host: x", f"Authorization: {ann['Authorization']}"]
+        head += ["Upload-Offset: 0", f"Content-Length: {len(frame)}", "", ""]
+        line = socket.create_connection(("127.0.0.1", server.port))
+        line.sendall("\r\n".join(head).encode() + frame[:50])
+        slow.append((line, frame, url["upload_url"]))
+    assert server.http.get("/health", timeout=10).status_code == 200
+    for line, frame, url in slow:
+        # What a silent line has brought is written while it is still open.
+        until(lambda url=url: server.http.head(url, headers=ann).headers["Upload-Offset"] == "50")
+        line.sendall(frame[50:])
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+        line.close()
+        assert (
+            server.http.get(url.removesuffix("/bytes"), headers=ann).json()["state"] != "announced"
+        )
 
 
 def test_the_children_end_with_their_parent(start):

@@ -223,10 +223,9 @@ class Configuration:
 
     @property
     def threads(self) -> int:
-        """Requests at once in a web process.
+        """Requests at once in a web process; slow lines hold none of them (`front.py`).
 
-        Slow uplinks hold a thread each, and wait nearly all of the time; with PostgreSQL each
-        thread holds one of its hundred connections.
+        With PostgreSQL each thread holds one of its hundred connections.
         """
         return self.web_threads or (64 if self.is_embedded else 32)
 

@@ -26,6 +26,10 @@ from handcar.server.problems import Refusal
 
 MIGRATED_S = 60.0
 _migrated: Kept[tuple[str, ...]] = Kept(MIGRATED_S)
+STORE_S = 10.0
+_store: Kept[bool] = Kept(STORE_S)
+"""A bucket costs money to ask, and balancers ask often."""
+NOBODYS = f"{blobs.PREFIX}{'0' * 64}"
 FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 NO_CLIENT = "prometheus-client is not installed: pip install 'handcar[scale]'\n"
 
@@ -95,6 +99,7 @@ def store_faults() -> tuple[str, ...]:
     try:
         if not blobs.room_for(0):
             return ("the server is short of disk: volunteers' bytes are refused",)
+        _store.get("all", lambda: blobs.present(NOBODYS))
     except (OSError, HandcarError) as error:
         return (f"the store does not answer: {error}",)
     return ()

@@ -30,15 +30,14 @@ def web(host: str, port: str) -> None:
     Granian(
         "handcar.server.wsgi:watched",
         factory=True,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
         address=host,
         port=int(port),
         workers=chosen.web_processes,
-        blocking_threads=chosen.threads,
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_WITHIN_S,
         websockets=False,
-        # Its warning is about the many threads, which are meant.
+        # It warns of each file that is gone before it could be sent, which its client is told.
         log_level=LogLevels.error,
     ).serve()
 

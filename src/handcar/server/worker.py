@@ -42,15 +42,17 @@ AFTER_FAULT_S = 5.0
 SWEEP_EVERY_S = 24 * 3600.0
 EVALUATION_EVERY_S = 1.0
 LOOK_BACK_EVERY_S = 1.0
+NICENESS = 5
+"""Web processes on the same machine go first: someone waits for them, for milliseconds."""
 
 _alone = threading.Lock()
 """One step at a time in a process: its memory is that of one merge."""
 
 
 def work_once(now: datetime) -> bool:
-    """Find one step of work and do it; say whether there was one."""
+    """Do one step of work; say whether there was one. There is none while the server is moved."""
     with _alone:
-        return (
+        return not pausing.is_paused() and (
             services.expire(now)
             or merges.merge_one(now)
             or checks.check_one(now)
@@ -63,12 +65,14 @@ def work_once(now: datetime) -> bool:
 def look_back(now: datetime) -> bool:
     """Take one model back, as its owner asked or because it got worse; say if there was one."""
     with _alone:
-        return rollback.roll_back_one(now)
+        return not pausing.is_paused() and rollback.roll_back_one(now)
 
 
 def run() -> None:
     """Work until SIGTERM or Ctrl-C, or until the server that started this process is gone."""
     stop = threading.Event()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)  # the evaluator has it from this process
     if lifeline.PARENT in os.environ and settings.HANDCAR.is_embedded:
         leases.release_all()  # the server has one worker, and the one before is dead
     if settings.HANDCAR.broker is None:

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.wsgi import get_wsgi_application
 
 from handcar.server import configuration, lean, lifeline
+from handcar.server.front import Front
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "handcar.server.settings")
 
@@ -16,7 +17,7 @@ lean.leave_out(configuration.read(os.environ))
 application: Callable[..., Iterable[Any]] = get_wsgi_application()
 
 
-def watched() -> Callable[..., Iterable[Any]]:
-    """Return the application, in a process that ends with the web server that started it."""
+def watched() -> Front:
+    """Return what answers, in a process that ends with the web server that started it."""
     lifeline.watch(os.getppid())
-    return application
+    return Front(application, configuration.read(os.environ).threads)

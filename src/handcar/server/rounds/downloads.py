@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
@@ -13,12 +11,16 @@ from rest_framework.request import Request
 from handcar.protocol import problems
 from handcar.server import blobs
 from handcar.server.catalog.models import Chunk, TrainingModel
+from handcar.server.front import READ_BYTES, FileSpan
+from handcar.server.memory import Kept
 from handcar.server.problems import Refusal
 from handcar.server.rounds.models import Version
 
-PIECE_BYTES = 128 * 1024
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 FOREVER = "public, max-age=31536000, immutable"
+PUBLIC_S = 60.0
+_public: Kept[bool] = Kept(PUBLIC_S, most=10_000)
+"""What is known to be: a crowd asks for the same frame within a minute."""
 
 
 def is_public(digest: str) -> bool:
@@ -26,12 +28,17 @@ def is_public(digest: str) -> bool:
 
     A chunk that is in a training split anywhere is public, whatever else it is in.
     """
+    if _public.find(digest):
+        return True
     frames = Q(delta_digest=digest) | Q(keyframe_digest=digest) | Q(export_digest=digest)
-    return (
+    found = (
         Chunk.objects.filter(digest=digest, split="train").exists()
         or Version.objects.filter(frames).exists()
         or TrainingModel.objects.filter(model_file_digest=digest).exists()
     )
+    if found:
+        _public.put(digest, True)
+    return found
 
 
 def serve(request: Request, digest: str) -> HttpResponseBase:
@@ -95,13 +102,8 @@ def _send(
     kind = "application/octet-stream"
     if request.method == "HEAD":
         return HttpResponse(status=status, headers=headers, content_type=kind)
-    pieces = _pieces(blobs.path(digest), start, stop)
-    return StreamingHttpResponse(pieces, status=status, headers=headers, content_type=kind)
-
-
-def _pieces(path: Path, start: int, stop: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
-            start += len(piece)
-            yield piece
+    span = FileSpan(blobs.path(digest), start, stop)
+    response = StreamingHttpResponse(span, status=status, headers=headers, content_type=kind)
+    # As Django's own FileResponse: what stands before it takes the file, if it can.
+    response.file_to_stream, response.block_size = span, READ_BYTES  # type: ignore[attr-defined]
+    return response
