@@ -49,6 +49,7 @@ def digits(server):
     layers = [{"layer": "Dense", "units": n, "activation": a} for n, a in LAYERS]
     assert server.publish(chunks=entries, layers=layers).status_code == 201
     gates._loss_of.cache_clear()
+    gates._weights.cache_clear()
     gates.hidden.cache_clear()
     audits.PACE.clear()
     assert evaluate.evaluate_once()
@@ -250,6 +251,7 @@ def test_weights_that_went_while_an_update_was_looked_at_are_no_fault_of_it(
     ann, told = digits.join(), recipe()
     update = send(digits, model, ann, trained(model, tmp_path, told), recipe=told)
     gates._loss_of.cache_clear()
+    gates._weights.cache_clear()
     kept = series.raw(newest(model).published_digest)
     blobs.remove(newest(model).published_digest)
     with pytest.raises(StateConflict, match="has gone meanwhile"):

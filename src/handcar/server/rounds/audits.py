@@ -50,7 +50,8 @@ def judge(update: Update, now: datetime) -> None:
     """Compute a round again; refuse what came out otherwise than it was sent."""
     try:
         layout = modelfiles.layout(update.model.model_file)
-        found = audits.compare(checks.decoded(update), again(update), layout)
+        expected = again(update)  # first: it says soonest that there is nothing to compare with
+        found = audits.compare(checks.decoded(update), expected, layout)
     except Unable as reason:
         log.info("update %s is not audited: %s", update.pk, reason)
         checks.conclude(update, now, audit=SKIPPED)

@@ -73,6 +73,12 @@ def keep(update: Update, change: Coded) -> None:
             _kept.popitem(last=False)
 
 
+def kept_or_decoded(update: Update) -> Coded:
+    """Return what was kept of an update, or decode it. Raises Corrupt."""
+    found = _read(update)
+    return decode(update) if found is None else found
+
+
 def forget(ids: Iterable[UUID]) -> None:
     """Let go of updates that were merged."""
     for id in ids:
@@ -128,15 +134,10 @@ def ahead(updates: Sequence[Update]) -> Iterator[list[Callable[[], Coded]]]:
 
         def take() -> Coded:
             while waiting and len(begun) <= threads:
-                begun.append(pool.submit(_again, waiting.popleft()))
+                begun.append(pool.submit(kept_or_decoded, waiting.popleft()))
             return begun.popleft().result()
 
         try:
             yield [take] * len(updates)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _again(update: Update) -> Coded:
-    found = _read(update)
-    return decode(update) if found is None else found

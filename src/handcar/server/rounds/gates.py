@@ -49,7 +49,7 @@ def judge(update: Update, now: datetime) -> None:
 
 def _with_part(update: Update, newest: Version) -> Flat:
     """Return the newest weights with a part of the update's way added."""
-    weights = _weights(newest)
+    weights = _weights(newest.model_id, newest.number)
     change = checks.decoded(update)
     for place in modelfiles.layout(update.model.model_file).statistic_slices:
         change[place] -= weights[place]  # they travel as values
@@ -60,15 +60,17 @@ def _with_part(update: Update, newest: Version) -> Flat:
 
 @lru_cache(maxsize=1)
 def _loss_of(model_id: str, number: int) -> float:
-    version = Version.objects.select_related("model").get(model_id=model_id, number=number)
-    return _loss(version.model, _weights(version))
+    return _loss(TrainingModel.objects.get(pk=model_id), _weights(model_id, number))
 
 
-def _weights(version: Version) -> Flat:
-    """Return a version's weights; a StateConflict when they went while others were made.
+@lru_cache(maxsize=1)
+def _weights(model_id: str, number: int) -> Flat:
+    """Return a version's weights, kept for the next update; not to be changed in place.
 
-    What the server no longer keeps is no fault of the update that is looked at.
+    A StateConflict when they went while others were made: what the server no longer keeps is
+    no fault of the update that is looked at.
     """
+    version = Version.objects.select_related("model").get(model_id=model_id, number=number)
     try:
         return series.weights_of(version.model, version)
     except (Corrupt, Problem) as error:
