@@ -336,9 +336,9 @@ def databases(configuration: Configuration) -> dict[str, Any]:
 
 def _sqlite(home: Home) -> dict[str, Any]:
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "handcar.server.sqlite",
         "NAME": home.database,
-        # Waits for the worker's small transactions instead of failing at once.
+        # Waits for other processes' small transactions instead of failing at once.
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",

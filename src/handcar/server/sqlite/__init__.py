@@ -1,0 +1,1 @@
+"""SQLite for many threads: Django's own backend, and a line in which writers wait."""
