@@ -2,8 +2,9 @@ import uuid
 
 import pytest
 
+from handcar.server import front
 from handcar.server.catalog.models import MessageReceipt, TrainingModel
-from handcar.server.rounds import heartbeats, services
+from handcar.server.rounds import heartbeats, pressure, services
 from handcar.server.rounds.models import Participation
 from server_api import prepare, update_frame, work
 
@@ -144,3 +145,19 @@ def test_what_is_left_when_training_ends_is_refused_with_the_reason(server, mode
     reply = beat(server, ann, pending=[str(update.pk)])
     assert reply["updates"][0]["state"] == "refused"
     assert reply["updates"][0]["reason"] == services.TRAINING_OVER
+
+
+# -- a crowd -----------------------------------------------------------------------------------
+
+
+def test_in_a_crowd_a_newer_version_is_told_later(server, model, ann, monkeypatch):
+    server.deliver(ann, update_frame(model))
+    work()
+    assert beat(server, ann, version=0)["newest"] == 1
+    monkeypatch.setattr(front, "_under_way", pressure.CROWDED + 1)
+    assert beat(server, ann, version=0)["newest"] == 0
+    assert beat(server, ann, version=1)["newest"] == 1
+    assert beat(server, ann, version=-1)["newest"] == 1, "who has none needs one"
+    assert beat(server, ann, version=7)["newest"] == 1, "of what there is"
+    monkeypatch.setattr(front, "_under_way", pressure.CROWDED)
+    assert beat(server, ann, version=0)["newest"] == 1

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ BODY_BYTES = 65 * 1024 * 1024
 """Of any other request, in memory; the application refuses shorter ones than that."""
 LARGE_AT_ONCE = 2
 READ_BYTES = 256 * 1024
+ASKED_AT = "handcar.asked_at"
+"""When the application was asked, by `time.perf_counter`: it may have had no thread to spare."""
+
+_under_way = 0
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -86,9 +92,14 @@ class Front:
         send(protocol, answer, with_body=scope.method != "HEAD")
 
     async def _ask(self, environ: Environ, body: bytes) -> Answer:
-        asked = environ | {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+        asked = environ | {
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+            ASKED_AT: time.perf_counter(),
+        }
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, ask, self._application, asked)
+        with _counted():
+            return await loop.run_in_executor(self._pool, ask, self._application, asked)
 
     async def _whole(self, environ: Environ, protocol: Any) -> Answer:
         body, chunks = bytearray(), aiter(protocol)
@@ -108,6 +119,21 @@ class Front:
                 return answer
             environ = environ | {OFFSET: str(int(environ[OFFSET]) + len(piece))}
         return answer or await self._ask(environ, b"")
+
+
+def under_way() -> int:
+    """Return how many requests this process has asked its application, and has no answer to."""
+    return _under_way
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    global _under_way  # noqa: PLW0603 - of the process, whose loop alone changes it
+    _under_way += 1
+    try:
+        yield
+    finally:
+        _under_way -= 1
 
 
 def _is_number(text: str) -> bool:

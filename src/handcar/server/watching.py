@@ -9,14 +9,12 @@ from collections.abc import Callable
 from csp.middleware import CSPMiddleware
 from django.http import HttpRequest, HttpResponseBase
 
-from handcar.server import logs, metrics
+from handcar.server import front, logs, metrics
 from handcar.server.rounds import pressure
 
 log = logging.getLogger(__name__)
 
 METHODS = {"GET", "HEAD", "POST", "PATCH", "OPTIONS"}
-SLOW_BY_NATURE = {"PATCH"}
-"""They take as long as the client's line does."""
 
 
 class Watch:
@@ -28,7 +26,7 @@ class Watch:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer, under the request's id, and count."""
         id = logs.taken_or_made(request.META.get("HTTP_X_REQUEST_ID", ""))
-        began = time.perf_counter()
+        began = request.META.get(front.ASKED_AT, time.perf_counter())
         with logs.about(id):
             response = self._answer(request)
             seconds = time.perf_counter() - began
@@ -50,8 +48,7 @@ def _count(request: HttpRequest, response: HttpResponseBase, seconds: float) -> 
     metrics.answered(str(method), match.route if match else "none", response.status_code, seconds)
     sent, given = request.META.get("CONTENT_LENGTH") or "0", response.get("Content-Length", "0")
     metrics.moved(up=int(sent) if sent.isdigit() else 0, down=int(given) if given.isdigit() else 0)
-    if method not in SLOW_BY_NATURE:
-        pressure.requests.note(seconds)
+    pressure.requests.note(seconds)
 
 
 class ContentPolicy(CSPMiddleware):

@@ -15,6 +15,7 @@ from datetime import datetime
 from django.db.models import Count, Min
 
 from handcar.protocol import limits, problems
+from handcar.server import front
 from handcar.server.catalog.models import TrainingModel
 from handcar.server.memory import Kept
 from handcar.server.problems import Refusal
@@ -28,6 +29,8 @@ BEHIND_S = 300.0
 """Workers may be so far behind before updates are asked to wait at their volunteers'."""
 FEW = 8
 """So few updates may wait for any time: what one of them does must not close the door."""
+CROWDED = 24
+"""So many requests under way in a process are some tenths of a second for each of them."""
 RAREST = 3.0
 """Times the usual pause between heartbeats: two still fit into the time after which one is gone."""
 SPREAD = 0.15
@@ -95,6 +98,11 @@ def heartbeat_s(model: TrainingModel, now: datetime) -> float:
     if busy <= 1.0:
         return limits.HEARTBEAT_S
     return limits.HEARTBEAT_S * min(busy, RAREST) * _spread()
+
+
+def is_crowded() -> bool:
+    """Say whether what can be told later should be."""
+    return front.under_way() > CROWDED
 
 
 def expect_room(model: TrainingModel, now: datetime) -> None:
