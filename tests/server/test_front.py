@@ -197,7 +197,7 @@ def test_an_upload_without_a_length_or_bytes_is_handed_on(there):
     assert there.http.patch("/odd", content=b"ab", headers={"Upload-Offset": "x"}).text == "2"
 
 
-@pytest.mark.parametrize("size", [0, 10, front.SMALL_BYTES, 5_000_000])
+@pytest.mark.parametrize("size", [0, 10, front.SMALL_BYTES, 1_000_000, 5_000_000])
 def test_other_bodies_come_whole(there, size):
     assert there.http.post("/whole", content=b"x" * size).text == str(size)
     assert there.asked("/whole")[-1]["CONTENT_LENGTH"] == str(size)

@@ -186,7 +186,7 @@ def test_slow_lines_hold_up_nobody(start):
     until(lambda: server.http.get("/models/digits").json()["version"] == 0)
     ann = join(server)
     slow = []
-    for _ in range(8):
+    for _ in range(4):
         frame = update()
         url = server.http.post("/updates", json=announcement(frame), headers=ann).json()
         path = url["upload_url"].partition(f":{server.port}")[2]
@@ -205,6 +205,21 @@ def test_slow_lines_hold_up_nobody(start):
         assert (
             server.http.get(url.removesuffix("/bytes"), headers=ann).json()["state"] != "announced"
         )
+
+
+def test_lines_that_stay_open_keep_nobody_out(start):
+    resource = pytest.importorskip("resource")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    server = start()
+    lines = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_500)]
+    for line in lines:
+        line.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    for line in lines:
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+    assert server.http.get("/health").status_code == 200
+    for line in lines:
+        line.close()
 
 
 def test_the_children_end_with_their_parent(start):

@@ -17,20 +17,23 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 OFFSET = "HTTP_UPLOAD_OFFSET"
-PIECE_BYTES = 512 * 1024
-"""Of an upload, in memory until it is written."""
+PIECE_BYTES, LEAST_PIECE_BYTES = 512 * 1024, 32 * 1024
+"""Of an upload, in memory until it is written: less where many come at once."""
+UPLOADS_BYTES = 128 * 1024 * 1024
+"""Of all uploads that are under way."""
 SILENT_S = 1.0
 """A line that says nothing for so long may be dead: what it brought is written."""
-SMALL_BYTES = 2 * 1024 * 1024
-BODY_BYTES = 65 * 1024 * 1024
-"""Of any other request, in memory; the application refuses shorter ones than that."""
-LARGE_AT_ONCE = 2
+SMALL_BYTES = 64 * 1024
+"""Of any other request's body: what nearly all of them have."""
+LARGER = ((2 * 1024 * 1024, 64), (65 * 1024 * 1024, 2))
+"""Up to so many bytes, so many at once: what waits stays with its sender. The last is more than
+the application takes, a data set's list of chunks included."""
 READ_BYTES = 256 * 1024
 ASKED_AT = "handcar.asked_at"
 """When the application was asked, by `time.perf_counter`: it may have had no thread to spare."""
@@ -80,7 +83,8 @@ class Front:
     def __init__(self, application: Callable[..., Iterable[bytes]], threads: int) -> None:
         self._application = application
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="requests")
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._larger = [(most, asyncio.Semaphore(count)) for most, count in LARGER]
+        self._uploads = 0
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
@@ -102,23 +106,34 @@ class Front:
             return await loop.run_in_executor(self._pool, ask, self._application, asked)
 
     async def _whole(self, environ: Environ, protocol: Any) -> Answer:
-        body, chunks = bytearray(), aiter(protocol)
-        await _gather(body, chunks, SMALL_BYTES)
-        if len(body) < SMALL_BYTES:
-            return await self._ask(environ, bytes(body))
-        async with self._large:  # a data set's list of chunks
-            await _gather(body, chunks, BODY_BYTES)
+        body, chunks, most = bytearray(), aiter(protocol), SMALL_BYTES
+        async with AsyncExitStack() as stack:
+            await _gather(body, chunks, most)
+            for larger, at_once in self._larger:
+                if len(body) < most:
+                    break
+                await stack.enter_async_context(at_once)
+                most = larger
+                await _gather(body, chunks, most)
             return await self._ask(environ, bytes(body))
 
     async def _uploaded(self, environ: Environ, protocol: Any) -> Answer:
         """Hand an upload on while it comes; return the last answer, or the first refusal."""
         answer = None
-        async for piece in _pieces(protocol):
-            answer = await self._ask(environ, piece)
-            if not answer.is_good:
-                return answer
-            environ = environ | {OFFSET: str(int(environ[OFFSET]) + len(piece))}
+        self._uploads += 1
+        try:
+            async for piece in _pieces(protocol, self._piece_bytes):
+                answer = await self._ask(environ, piece)
+                if not answer.is_good:
+                    return answer
+                environ = environ | {OFFSET: str(int(environ[OFFSET]) + len(piece))}
+        finally:
+            self._uploads -= 1
         return answer or await self._ask(environ, b"")
+
+    def _piece_bytes(self) -> int:
+        share = UPLOADS_BYTES // max(1, self._uploads)
+        return min(PIECE_BYTES, max(LEAST_PIECE_BYTES, share))
 
 
 def under_way() -> int:
@@ -185,7 +200,7 @@ async def _gather(body: bytearray, chunks: AsyncIterator[bytes], most: int) -> N
         body += chunk
 
 
-async def _pieces(protocol: Any) -> AsyncIterator[bytes]:
+async def _pieces(protocol: Any, enough: Callable[[], int]) -> AsyncIterator[bytes]:
     """Yield a body in pieces: when there is enough, when the line is silent, when it ends."""
     body, chunks = bytearray(), aiter(protocol)
     coming: asyncio.Future[bytes | None] | None = asyncio.ensure_future(_next(chunks))
@@ -195,7 +210,7 @@ async def _pieces(protocol: Any) -> AsyncIterator[bytes]:
             chunk = coming.result()
             body += chunk or b""
             coming = None if chunk is None else asyncio.ensure_future(_next(chunks))
-        if body and (not done or coming is None or len(body) >= PIECE_BYTES):
+        if body and (not done or coming is None or len(body) >= enough()):
             yield bytes(body)
             body.clear()
 

@@ -17,6 +17,9 @@ from handcar.server import home as homes
 from handcar.server.home import Home
 
 STOP_WITHIN_S = 3
+CONNECTIONS = 16_384
+"""At once, of a web process: a volunteer's stays open for half a minute after each heartbeat."""
+BACKLOG = 4_096
 
 
 def web(host: str, port: str) -> None:
@@ -26,7 +29,7 @@ def web(host: str, port: str) -> None:
     from granian.log import LogLevels
 
     chosen = configuration.read(os.environ)
-
+    _allow_connections()
     Granian(
         "handcar.server.wsgi:watched",
         factory=True,
@@ -34,12 +37,23 @@ def web(host: str, port: str) -> None:
         address=host,
         port=int(port),
         workers=chosen.web_processes,
+        backlog=BACKLOG,
+        backpressure=CONNECTIONS,
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_WITHIN_S,
         websockets=False,
         # It warns of each file that is gone before it could be sent, which its client is told.
         log_level=LogLevels.error,
     ).serve()
+
+
+def _allow_connections() -> None:
+    """Let this process and its children have as many connections as the system lets them."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def tables() -> None:
