@@ -15,6 +15,13 @@ settings.register_profile("handcar", deadline=None)
 settings.load_profile("handcar")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what real processes or a browser did wrong once do it again; both are reported."""
+    for item in items:
+        if item.get_closest_marker("system") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(scope="session")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     """SeaweedFS, started once; tests that use it belong to the xdist group `weed`."""
