@@ -21,7 +21,6 @@ from handcar.server.catalog.models import Chunk, TrainingModel
 from handcar.server.rounds import (
     audits,
     checks,
-    decoding,
     evaluate,
     evaluation,
     gates,
@@ -378,6 +377,5 @@ def test_what_the_evaluator_can_not_compute_settles_nothing(digits, model, tmp_p
     update, audit = drawn_for(digits, model, tmp_path)
     answered(digits, tess, audit, np.ones(layout_of(model).size, np.float32))
     blobs.remove(update.sha256)
-    decoding.forget([update.pk])
     assert settled(audit) == "unsettled"
     assert standing(tess) == (20, 2, 0)

@@ -132,8 +132,7 @@ def _bounded() -> Iterator[None]:
 
 def decoded(update: Update) -> Flat:
     """Return the difference that an update holds, if it is what was announced. Raises Corrupt."""
-    layout = modelfiles.layout(update.model.model_file)
-    return coded.dense(decoding.kept_or_decoded(update), layout)
+    return coded.dense(decoding.decode(update), modelfiles.layout(update.model.model_file))
 
 
 # -- numbers, length, direction --------------------------------------------------------------

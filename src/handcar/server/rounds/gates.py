@@ -19,8 +19,9 @@ from handcar.merging import gate
 from handcar.server import blobs
 from handcar.server.catalog import modelfiles
 from handcar.server.catalog.models import Chunk, TrainingModel
-from handcar.server.rounds import checks, liveness, networks, series, services
+from handcar.server.rounds import checks, decoding, liveness, networks, series, services
 from handcar.server.rounds.models import Update, Version
+from handcar.wire import coded
 from handcar.wire.layout import Flat
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,9 @@ def judge(update: Update, now: datetime) -> None:
 def _with_part(update: Update, newest: Version) -> Flat:
     """Return the newest weights with a part of the update's way added."""
     weights = _weights(newest.model_id, newest.number)
-    change = checks.decoded(update)
-    for place in modelfiles.layout(update.model.model_file).statistic_slices:
+    layout = modelfiles.layout(update.model.model_file)
+    change = coded.dense(decoding.kept_or_decoded(update), layout)
+    for place in layout.statistic_slices:
         change[place] -= weights[place]  # they travel as values
     change *= np.float32(gate.PART * update.factor)
     change += weights
