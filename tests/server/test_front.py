@@ -219,6 +219,10 @@ def test_a_span_can_be_read_by_any_server(there):
     data = (there.folder / "file").read_bytes()
     span = front.FileSpan(there.folder / "file", 100, 100 + 3 * front.READ_BYTES)
     assert b"".join(span) == data[100 : 100 + 3 * front.READ_BYTES]
+    span.close()
+    other = front.FileSpan(there.folder / "file", 5, 25)
+    assert (other.read(7), other.read(100), other.read(1)) == (data[5:12], data[12:25], b"")
+    other.close()
 
 
 def test_the_application_is_told_what_wsgi_says(there):

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 OFFSET = "HTTP_UPLOAD_OFFSET"
 PIECE_BYTES, LEAST_PIECE_BYTES = 512 * 1024, 32 * 1024
@@ -49,18 +49,26 @@ class FileSpan:
 
     def __init__(self, path: Path, start: int, stop: int) -> None:
         self.path, self.start, self.stop = path, start, stop
+        self._left = stop - start
+        self._file: BinaryIO | None = None
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """Return the next bytes; none at the end."""
+        if self._file is None:
+            self._file = self.path.open("rb")
+            self._file.seek(self.start)
+        piece = self._file.read(min(size, self._left))
+        self._left -= len(piece)
+        return piece
 
     def __iter__(self) -> Iterator[bytes]:
         """Read it, piece by piece."""
-        at = self.start
-        with self.path.open("rb") as file:
-            file.seek(at)
-            while at < self.stop and (piece := file.read(min(READ_BYTES, self.stop - at))):
-                at += len(piece)
-                yield piece
+        return iter(self.read, b"")
 
     def close(self) -> None:
-        """Do nothing: nothing is open between two pieces."""
+        """Close the file, if it was read here."""
+        if self._file is not None:
+            self._file.close()
 
 
 @dataclass(frozen=True)
