@@ -13,15 +13,11 @@ HANDCAR_RESULTS names a folder in which finished trainings are kept, as for `con
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from common import Bar, arguments, report
+from common import Bar, arguments, on_all_cores, report
 from convergence import Setting, kept, learner
 from handcar.simulation.run import simulate
 from handcar.simulation.scenario import Attack
@@ -104,15 +100,6 @@ def trials(quick: bool) -> list[Trial]:
     ]
 
 
-def outcomes(wanted: Sequence[Trial], quick: bool) -> dict[Trial, Outcome]:
-    """Run them all, a process a core."""
-    if quick:
-        return {trial: train(trial) for trial in wanted}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        return dict(zip(wanted, pool.map(train, wanted), strict=True))
-
-
 Case = tuple[Attack | None, float, int]
 
 
@@ -154,7 +141,7 @@ class Table:
 def main() -> None:
     """Measure and report."""
     wanted = arguments(__doc__ or "")
-    table = Table(outcomes(trials(wanted.quick), wanted.quick))
+    table = Table(on_all_cores(train, trials(wanted.quick), wanted.quick))
     at_bar = [case for case in table.found if case[1] == BAR_SHARE]
     doors = [case for case in at_bar if case[0] == "backdoor"]
     report(

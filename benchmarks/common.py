@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from handcar.simulation.stage import Stage
+
+Trial = TypeVar("Trial")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,17 @@ class Bar:
     name: str
     value: float
     unit: str
+
+
+def on_all_cores(
+    train: Callable[[Trial], Outcome], trials: Sequence[Trial], quick: bool
+) -> dict[Trial, Outcome]:
+    """Run all trials, a process a core; the few quick ones in this process."""
+    if quick:
+        return {trial: train(trial) for trial in trials}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return dict(zip(trials, pool.map(train, trials), strict=True))
 
 
 def arguments(description: str) -> argparse.Namespace:

@@ -13,16 +13,12 @@ kept, as for `convergence.py`.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import statistics
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import Bar, report
+from common import Bar, on_all_cores, report
 from convergence import Setting, curve, kept, learner, steps_for
 from handcar.simulation.picture import Axis, Line, draw
 from handcar.simulation.run import simulate
@@ -83,15 +79,6 @@ def train(trial: Trial) -> Outcome:
     return Outcome(**found)
 
 
-def outcomes(trials: Sequence[Trial], quick: bool) -> dict[Trial, Outcome]:
-    """Run them all, a process a core."""
-    if quick:
-        return {trial: train(trial) for trial in trials}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        return dict(zip(trials, pool.map(train, trials), strict=True))
-
-
 def megabytes(bytes_a_weight: float) -> float:
     """Return the megabytes an hour for the model that they are told for."""
     return bytes_a_weight * WEIGHTS * STEPS_AN_HOUR / 1e6
@@ -119,7 +106,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write the curves as SVG")
     wanted = parser.parse_args()
     told = QUICK if wanted.quick else [(t, r, c) for t in TASKS for c in CODINGS for r in ROUNDS]
-    found = outcomes([Trial(*one) for one in told], wanted.quick)
+    found = on_all_cores(train, [Trial(*one) for one in told], wanted.quick)
     if wanted.picture:
         wanted.picture.write_text(picture(found))
     rows = [

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import engines
 from common import Bar, end_cleanly, report
 from handcar.modelfile.coding import STEP
 from handcar.protocol.messages import ModelStatus
+from handcar.server.processes import allow_connections
 from handcar.simulation.stage import Process, Stage
 from load_updates import Updates, layout_of, network
 from load_volunteers import Crowd
@@ -57,7 +57,7 @@ def main() -> None:
     """Measure and report."""
     wanted = _arguments()
     end_cleanly()
-    _allow_connections()
+    allow_connections()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = stack.enter_context(engines.made(wanted, folder))
@@ -367,12 +367,6 @@ def _arguments() -> argparse.Namespace:
         if getattr(wanted, name) is None:
             setattr(wanted, name, value)
     return wanted
-
-
-def _allow_connections() -> None:
-    """Let this process have as many connections open as the system lets it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

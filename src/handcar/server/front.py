@@ -97,7 +97,7 @@ class Front:
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
         environ = environ_of(scope)
-        if scope.method == "PATCH" and _is_number(environ.get(OFFSET, "")):
+        if scope.method == "PATCH" and is_offset(environ.get(OFFSET, "")):
             answer = await self._uploaded(environ, protocol)
         else:
             answer = await self._whole(environ, protocol)
@@ -159,8 +159,9 @@ def _counted() -> Iterator[None]:
         _under_way -= 1
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def is_offset(text: str) -> bool:
+    """Say whether a header tells where an upload goes on."""
+    return text.isascii() and text.isdigit() and len(text) < 16
 
 
 def _as_it_is(file: Any, _size: int) -> Any:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -19,7 +18,7 @@ from handcar import __version__
 from handcar.errors import HandcarError
 from handcar.protocol import limits, problems
 from handcar.protocol.messages import Body
-from handcar.server import blobs, bodies, figures, limiting
+from handcar.server import blobs, bodies, figures, limiting, setup
 from handcar.server.memory import Kept
 from handcar.server.openapi import refusals
 from handcar.server.problems import Refusal
@@ -87,11 +86,10 @@ def database_faults() -> tuple[str, ...]:
 
 
 def _tables_faults() -> tuple[str, ...]:
-    executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    if not plan:
+    missing = setup.missing_migrations()
+    if not missing:
         return ()
-    return (f"{len(plan)} migrations are to be run: start `handcar serve` of this version",)
+    return (f"{len(missing)} migrations are to be run: start `handcar serve` of this version",)
 
 
 def store_faults() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -18,6 +19,7 @@ from django.http.response import HttpResponseBase
 
 from handcar import files
 from handcar.protocol import problems
+from handcar.server.beside import beside
 from handcar.server.home import Home
 from handcar.server.problems import Refusal, document
 
@@ -60,15 +62,12 @@ def marker(home: Home) -> Path:
 @contextmanager
 def paused(home: Home) -> Iterator[None]:
     """Pause a server for as long as the block runs, and for good once `moved` was called."""
-    path, done = marker(home), threading.Event()
+    path = marker(home)
     files.write(path, b"")
-    thread = threading.Thread(target=_keep_fresh, args=(path, done), daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(partial(_keep_fresh, path)):
+            yield
     finally:
-        done.set()
-        thread.join()
         if path.read_bytes() != MOVED:
             path.unlink()
 

@@ -29,7 +29,7 @@ def web(host: str, port: str) -> None:
     from granian.log import LogLevels
 
     chosen = configuration.read(os.environ)
-    _allow_connections()
+    allow_connections()
     Granian(
         "handcar.server.wsgi:watched",
         factory=True,
@@ -47,7 +47,7 @@ def web(host: str, port: str) -> None:
     ).serve()
 
 
-def _allow_connections() -> None:
+def allow_connections() -> None:
     """Let this process and its children have as many connections as the system lets them."""
     if sys.platform != "win32":
         import resource

@@ -8,6 +8,7 @@ from rest_framework.request import Request
 
 from handcar.protocol import problems
 from handcar.server import bodies, uploads
+from handcar.server.front import is_offset
 from handcar.server.problems import Refusal
 from handcar.server.uploads import Upload
 
@@ -35,7 +36,7 @@ def take(request: Request, upload: Upload) -> int:
 
 def _start(request: Request) -> int:
     given = request.headers.get("Upload-Offset", "")
-    if not (given.isascii() and given.isdigit() and len(given) < 16):
+    if not is_offset(given):
         raise Refusal(
             problems.BAD_REQUEST, "expected the header `Upload-Offset: N`; HEAD tells the offset"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from handcar import files
-from handcar.data.readers import arrays
+from handcar.data.readers import arrays, zips
 from handcar.data.reading import Arrays, Found, Pair, Reading
 from handcar.data.spool import expect_room
 from handcar.errors import DataError
@@ -54,7 +53,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path}: expected an .npz file, got a folder") from None
     except PermissionError:
         raise DataError(f"{path}: this user may not read it") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
+    except zips.DAMAGED as fault:
         hint = "" if zipfile.is_zipfile(path) else f"; {arrays.HOW_TO_SAVE}"
         raise DataError(
             f"{path}: expected an .npz file, which can't be read: {fault}{hint}"

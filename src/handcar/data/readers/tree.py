@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from handcar.data.readers import zips
 from handcar.data.reading import Reading
 from handcar.errors import DataError
 from handcar.files import MB
@@ -266,7 +266,7 @@ class _Zip:
         try:
             # Never more than the size that was just looked at, whatever the bytes unpack to.
             return self._archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+        except zips.DAMAGED as e:
             raise DataError(f"{self.name}/{'/'.join(parts)}: can't be unpacked: {e}") from e
 
     def _parts(self, name: str) -> Parts:

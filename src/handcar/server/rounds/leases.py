@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +19,7 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from handcar.errors import StateConflict
+from handcar.server.beside import beside
 from handcar.server.catalog.models import TrainingModel
 from handcar.server.rounds.models import Audit, Update, Version
 
@@ -73,17 +73,9 @@ class Lease:
         with self._change:
             self._rows().update(**{self.name: None}, **changes)
 
-    @contextmanager
-    def renewed(self) -> Iterator[None]:
+    def renewed(self) -> AbstractContextManager[None]:
         """Renew it for as long as the block runs, from a thread that only does this."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._renew_until, args=(done,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+        return beside(self._renew_until)
 
     def _renew_until(self, done: threading.Event) -> None:
         try:

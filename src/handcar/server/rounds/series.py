@@ -176,17 +176,7 @@ def of(model_id: str, root: str) -> Series:
     keyframe = rows.filter(keyframe_digest__isnull=False).order_by("-number")[0]
     deltas = rows.filter(delta_digest__isnull=False, number__gt=_listed_after(model_id))
     mirrors = catalog.mirrors(model_id, timezone.now())
-    listed = Series(
-        model_id=model_id,
-        newest=number,
-        keyframe=_frame(
-            keyframe, "keyframe", keyframe.keyframe_digest, keyframe.keyframe_size, root
-        ),
-        deltas=tuple(
-            _frame(row, "delta", row.delta_digest, row.delta_size, root)
-            for row in deltas.order_by("number")
-        ),
-    )
+    listed = _listed(model_id, number, keyframe, deltas, root)
     return listed.model_copy(
         update={
             "keyframe": _mirrored(listed.keyframe, mirrors),
@@ -203,9 +193,16 @@ def way_to(model: TrainingModel, numbers: Collection[int], root: str) -> Series:
     deltas = Version.objects.filter(model=model, number__gt=after, number__lte=last)
     if keyframe is None or deltas.filter(delta_digest__isnull=True).exists():
         raise Refusal(problems.GONE, f"the frames that lead to version {first} are no longer kept")
+    return _listed(model.pk, last, keyframe, deltas, root)
+
+
+def _listed(
+    model_id: str, newest: int, keyframe: Version, deltas: QuerySet[Version], root: str
+) -> Series:
+    """Return a keyframe and the deltas after it as they are told."""
     return Series(
-        model_id=model.pk,
-        newest=last,
+        model_id=model_id,
+        newest=newest,
         keyframe=_frame(
             keyframe, "keyframe", keyframe.keyframe_digest, keyframe.keyframe_size, root
         ),
