@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,15 +62,21 @@ class BadServer(ThreadingHTTPServer):
 
 
 @contextmanager
+def answering(server: socketserver.BaseServer) -> Iterator[None]:
+    """Let a server answer from a thread while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def serving(content: bytes, *behaviours: Behaviour) -> Iterator[BadServer]:
-    with BadServer(content, behaviours) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with BadServer(content, behaviours) as server, answering(server):
+        yield server
 
 
 def good(request: Request, content: bytes) -> None:

@@ -157,6 +157,15 @@ class Api:
         assert reply.status_code == 201, reply.content
         return prepare(reply.json()["id"], now)
 
+    def trained(self) -> TrainingModel:
+        """Publish a model, let it have some versions, and an update that waits."""
+        model = self.model()
+        for seed in range(3):
+            self.deliver(self.join(f"v{seed}"), update_frame(model, seed=seed))
+        work()
+        self.deliver(self.join("late"), update_frame(model, seed=9))
+        return model
+
     # -- updates -----------------------------------------------------------------------------
 
     def announce(self, who: Joined, facts: dict[str, Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bad_servers import answering
 from handcar import cli, demo_data, files
 from handcar.cli import publish
 from handcar.data import chunks
@@ -115,12 +115,8 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with Server() as server, answering(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @dataclass(frozen=True)
@@ -257,12 +253,11 @@ def public(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder that a web server shows, and its address."""
     folder = tmp_path / "public"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as shown:
-        thread = threading.Thread(target=shown.serve_forever, args=(0.02,))
-        thread.start()
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as shown,
+        answering(shown),
+    ):
         yield folder, f"http://127.0.0.1:{shown.server_port}/chunks"
-        shown.shutdown()
-        thread.join()
 
 
 class Quiet(SimpleHTTPRequestHandler):

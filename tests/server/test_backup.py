@@ -29,12 +29,7 @@ def _same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def trained(server: Api) -> TrainingModel:
     """A model with some versions, and an update that waits."""
-    model = server.model()
-    for seed in range(3):
-        server.deliver(server.join(f"v{seed}"), update_frame(model, seed=seed))
-    work()
-    server.deliver(server.join("late"), update_frame(model, seed=9))
-    return model
+    return server.trained()
 
 
 def members(path: Path) -> list[str]:

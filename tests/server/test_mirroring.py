@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from django.core.wsgi import get_wsgi_application
 
+from bad_servers import answering
 from handcar import cli, files
 from handcar.cli import mirror
 from handcar.cli.mirror import Noted, Notes
@@ -34,12 +34,11 @@ class Silent(WSGIRequestHandler):
 @pytest.fixture
 def address(server: Any) -> Iterator[str]:
     """The server in this process, as others reach it."""
-    with make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Silent) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-        thread.start()
+    with (
+        make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Silent) as http,
+        answering(http),
+    ):
         yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from handcar.server import blobs, configuration, moving, naming, pausing, worker
 from handcar.server.configuration import Configuration
 from handcar.server.rounds import series
 from handcar.server.rounds.models import Update, Version
-from server_api import Api, update_frame, work
+from server_api import Api, update_frame
 from weed import KEY, PRIVATE, SECRET, Weed
 
 pytestmark = pytest.mark.xdist_group("weed")
@@ -91,12 +91,7 @@ def to(server: Api, weed: Weed, request: pytest.FixtureRequest, settings: Any) -
 def trained(server: Api) -> Any:
     """A model with versions, an update that waits, and one whose bytes are not here."""
     server.publish(validation=True, name="other", dataset={"name": "held-out"})
-    model = server.model()
-    for seed in range(3):
-        server.deliver(server.join(f"v{seed}"), update_frame(model, seed=seed))
-    work()
-    server.deliver(server.join("late"), update_frame(model, seed=9))
-    return model
+    return server.trained()
 
 
 def quietly(text: str) -> None:

@@ -19,6 +19,7 @@ from handcar import files
 from handcar.data import chunks
 from handcar.modelfile.check import check
 from handcar.modelfile.shapes import infer
+from handcar.server.processes import allow_connections
 from handcar.wire import frames
 from server_api import announcement, chunk, model_file
 
@@ -208,9 +209,7 @@ def test_slow_lines_hold_up_nobody(start):
 
 
 def test_lines_that_stay_open_keep_nobody_out(start):
-    resource = pytest.importorskip("resource")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_connections()
     server = start()
     lines = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1_500)]
     for line in lines:

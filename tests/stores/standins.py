@@ -22,13 +22,14 @@ Box      page at /s/, file at /shared/static/ of paid accounts:
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
+
+from bad_servers import answering
 
 DRIVE, CONTENT = "drive.google.com", "drive.usercontent.google.com"
 
@@ -195,11 +196,5 @@ class Rerouted(httpx2.BaseTransport):
 @contextmanager
 def running(content: bytes) -> Iterator[Standins]:
     """Start them."""
-    with Standins(content) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with Standins(content) as server, answering(server):
+        yield server

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from bad_servers import answering
 from handcar import files
 from handcar.errors import Problem, Unreachable
 from handcar.protocol import problems
@@ -114,12 +114,8 @@ class BlobServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[BlobServer]:
-    with BlobServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with BlobServer() as server, answering(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class Sending:
