@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from handcar.data.blocks import BlockStore
 from handcar.modelfile import trainer
 from handcar.modelfile.check import check
 from handcar.modelfile.shapes import infer
-from handcar.protocol.messages import UpdateAnnouncement
+from handcar.protocol.messages import Start, UpdateAnnouncement
 from handcar.wire import frames
 
 
@@ -41,10 +42,14 @@ def replayed(folder: Path) -> dict[str, float]:
     def sent(id: object) -> np.ndarray:
         return frames.decode_difference((folder / "sent" / str(id)).read_bytes(), layout)[1]
 
+    def weights(start: Start) -> np.ndarray:
+        found = np.load(folder / f"version{start.base_version}.npy")
+        for id in start.carried:
+            found = frames.apply(sent(id), found, layout)
+        return found
+
     def past(update: UpdateAnnouncement) -> trainer.PastRound:
-        start = np.load(folder / f"version{update.base_version}.npy")
-        for id in update.carried:
-            start = frames.apply(sent(id), start, layout)
+        starts = [trainer.PastStart(partial(weights, its), its.steps) for its in update.starts()]
         parts = [
             (
                 one.steps,
@@ -54,7 +59,7 @@ def replayed(folder: Path) -> dict[str, float]:
         ]
         recipe = update.recipe
         step = recipe.update_step
-        return trainer.PastRound(start, update.seed, recipe.rate, parts, sent(update.id), step)
+        return trainer.PastRound(starts, update.seed, recipe.rate, parts, sent(update.id), step)
 
     batch = model_file.batch_size
     last = told[-1]

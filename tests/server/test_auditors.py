@@ -67,7 +67,8 @@ def part_of(who):
 def newcomer(server, model, name="ned", *, seed=1, who=None, **facts):
     """Deliver an update from another network, as far as `checked`; return it."""
     who = who or server.join(name)
-    update = server.deliver(who, update_frame(model, seed=seed), **{"recipe": recipe(), **facts})
+    frame = update_frame(model, seed=seed, base=facts.get("base_version", 0))
+    update = server.deliver(who, frame, **{"recipe": recipe(), **facts})
     Volunteer.objects.filter(id=who.id).update(address_block="elsewhere")
     assert checks.check_one(later(0))
     update.refresh_from_db()
@@ -174,6 +175,12 @@ def test_only_who_is_trusted_able_and_rested_is_drawn(server, model, change):
         {"recipe": recipe(rate={"factor": 3.0})},
         {"recipe": recipe(after=[str(uuid.uuid4())])},
         {"carried": [str(uuid.uuid4())]},
+        {"recipe": recipe(earlier_starts=[{"base_version": 0, "steps": 200}])},
+        {
+            "recipe": recipe(
+                earlier_starts=[{"base_version": 0, "steps": 1, "carried": [str(uuid.uuid4())]}]
+            )
+        },
     ],
 )
 def test_nobody_is_drawn_for_what_can_not_have_been_or_be_had(server, model, told):
@@ -188,6 +195,37 @@ def test_nobody_is_drawn_for_what_takes_too_many_bytes(server, model, monkeypatc
     first = newcomer(server, model, who=ned)
     trusted(server)
     newcomer(server, model, who=ned, seed=2, recipe=recipe(after=[str(first.pk)]))
+    assert not Audit.objects.exists()
+
+
+def test_who_was_drawn_is_told_of_all_that_a_round_started_from(server, model):
+    tess, ned = trusted(server), server.join("ned")
+    first = server.deliver(ned, update_frame(model, seed=1))
+    assert checks.check_one(later(0))
+    work(later(30))
+    start = {"base_version": 0, "steps": 5, "carried": [str(first.pk)]}
+    update = newcomer(
+        server, model, who=ned, seed=2, base_version=1, recipe=recipe(earlier_starts=[start])
+    )
+    reply = server.ask("GET", f"/audits/{Audit.objects.get().pk}", token=tess.token)
+    asked = AuditTask.model_validate(reply.json())
+    assert [one.id for one in asked.rounds] == [update.pk]
+    assert [one.base_version for one in asked.rounds[0].starts()] == [0, 1]
+    assert [one.id for one in asked.updates] == [first.pk]
+    assert asked.series.keyframe.version == 0
+    assert [frame.version for frame in asked.series.deltas] == [1]
+
+
+def test_nobody_is_drawn_for_what_takes_too_much_memory(server, model, monkeypatch):
+    trusted(server)
+    weights = layout_of(model).size
+    monkeypatch.setattr(auditors, "MEMORY_BYTES", 4 * weights)
+    newcomer(server, model, "nina", seed=1)
+    assert Audit.objects.count() == 1
+    Audit.objects.all().delete()
+    Participation.objects.update(audits_after=None)
+    monkeypatch.setattr(auditors, "MEMORY_BYTES", 4 * weights - 1)
+    newcomer(server, model, "nora", seed=2)
     assert not Audit.objects.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,7 +31,15 @@ from handcar.server.rounds import (
 )
 from handcar.server.rounds.models import Alert, Audit, Participation, Update, Version
 from handcar.wire import frames
-from server_api import announcement, chunk, frame_of, later, layout_of, newest, work
+from server_api import (
+    announcement,
+    chunk,
+    frame_of,
+    later,
+    layout_of,
+    newest,
+    work,
+)
 
 STEPS = 30
 LAYERS = ((100, "relu"), (3, "softmax"))
@@ -73,8 +82,8 @@ def recipe(seed=5, chunk_number=0):
     return {"backend": "tensorflow", "update_step": 3.0, "drawn": [drawn.model_dump(mode="json")]}
 
 
-def replayed(model, folder, told, *, wrong_labels=False, base=None):
-    """Return what comes of a round of this recipe, from the newest version or another."""
+def replayed(model, folder, told, *, wrong_labels=False, base=None, walked=None):
+    """Return what comes of a round of this recipe, from the newest version or others."""
     store = BlockStore(folder)
     for row in Chunk.objects.filter(split="train"):
         store.add(row.digest, blobs.read(row.digest))
@@ -84,11 +93,15 @@ def replayed(model, folder, told, *, wrong_labels=False, base=None):
     if wrong_labels:
         batches = ((x, (y + 1) % 3) for x, y in batches)
     network = trainer.Network(modelfiles.parsed(model.model_file), layout_of(model), seed=9)
-    version = newest(model) if base is None else Version.objects.get(model=model, number=base)
-    start = series.raw(version.published_digest)
-    nothing = np.zeros_like(start)
-    past = trainer.PastRound(start, 1, RatePlan(), [(STEPS, batches)], nothing, 3.0)
+    walked = walked or [(newest(model).number if base is None else base, STEPS)]
+    starts = [trainer.PastStart(partial(weights_of, model, number), n) for number, n in walked]
+    nothing = np.zeros(layout_of(model).size, np.float32)
+    past = trainer.PastRound(starts, 1, RatePlan(), [(STEPS, batches)], nothing, 3.0)
     return trainer.replay(network, [past], layout_of(model))
+
+
+def weights_of(model, number):
+    return series.weights_of(model, Version.objects.get(model=model, number=number))
 
 
 def trained(*what, **more):
@@ -131,6 +144,23 @@ def test_a_newcomers_honest_round_passes_gate_and_audit(digits, model, tmp_path)
     assert newest(model).number == 1
 
 
+def test_a_round_that_went_on_from_newer_versions_passes_its_audit(digits, model, tmp_path):
+    noise = np.random.default_rng(0)
+    for number in (1, 2, 3):
+        change = noise.normal(0, 1e-3, layout_of(model).size).astype(np.float32)
+        evaluated(send(digits, model, digits.join(f"bob{number}"), change))
+        work(later(30 * number))
+    assert newest(model).number == 3
+    ann, told = digits.join(), recipe()
+    told["earlier_starts"] = [{"base_version": 0, "steps": 7}, {"base_version": 2, "steps": 20}]
+    walked = [(0, 7), (2, 20), (3, STEPS - 27)]
+    change = trained(model, tmp_path / "one", told, walked=walked)
+    assert evaluated(send(digits, model, ann, change, recipe=told)).audit == "passed"
+    told = {**recipe(seed=6), "earlier_starts": [{"base_version": 0, "steps": STEPS}]}
+    change = trained(model, tmp_path / "two", told, wrong_labels=True, walked=[(0, STEPS), (3, 0)])
+    assert evaluated(send(digits, model, ann, change, recipe=told)).audit == "failed"
+
+
 def test_a_round_on_wrong_labels_fails_its_audit(digits, model, tmp_path):
     ann, told = digits.join(), recipe()
     change = trained(model, tmp_path, told, wrong_labels=True)
@@ -150,6 +180,19 @@ def test_a_round_on_wrong_labels_fails_its_audit(digits, model, tmp_path):
         ({"drawn": {"chunks": [{"chunk": "0" * 16, "opening": 0, "draw": 0}]}}, "chunk"),
         ({"rate": {"factor": 3.0}}, "learning rate"),
         ({"after": ["00000000-0000-0000-0000-000000000001"]}, "own update"),
+        ({"earlier_starts": [{"base_version": 0, "steps": STEPS + 1}]}, "earlier starts"),
+        (
+            {
+                "earlier_starts": [
+                    {
+                        "base_version": 0,
+                        "steps": 1,
+                        "carried": ["00000000-0000-0000-0000-000000000001"],
+                    }
+                ]
+            },
+            "own update",
+        ),
     ],
 )
 def test_a_recipe_that_can_not_be_is_refused(digits, model, tmp_path, lie, says):
@@ -235,7 +278,9 @@ def test_a_test_that_refuses_most_of_the_work_is_suspended_and_the_owner_told(di
 
 
 def test_facts_of_a_recipe_survive_the_database(digits, model):
-    told = recipe()
+    carried = ["00000000-0000-0000-0000-000000000001"]
+    start = {"base_version": 0, "carried": carried, "steps": 5}
+    told = {**recipe(), "earlier_starts": [start]}
     facts = announcement(b"x" * 40, recipe=told)
     ann = digits.join()
     digits.announce(ann, facts)

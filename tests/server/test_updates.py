@@ -8,7 +8,7 @@ from handcar.protocol import limits
 from handcar.server import blobs
 from handcar.server.catalog.models import TrainingModel
 from handcar.server.rounds import leases, services
-from handcar.server.rounds.models import Update
+from handcar.server.rounds.models import Update, Version
 from server_api import announcement, later, update_frame, work
 
 
@@ -198,6 +198,40 @@ def test_an_update_that_comes_far_too_late_is_not_wanted(server, model, ann):
     with pytest.raises(services.Refusal, match="too late"):
         services.announce(volunteer, facts, later(20.0 * 13))
     services.announce(volunteer, facts, later(20.0 * 11))
+
+
+def begun_at(version):
+    """Return the recipe of a round that began at one version and went on from a newer one."""
+    chunk = {"chunk": "0" * 16, "opening": 0, "draw": 0}
+    drawn = {"seed": 1, "draw": 0, "pieces": [[1, 1]], "chunks": [chunk], "steps": 100}
+    earlier = {"base_version": version, "steps": 10}
+    return {"backend": "jax", "drawn": [drawn], "earlier_starts": [earlier]}
+
+
+def test_a_round_that_went_on_from_a_newer_version_is_as_late_as_that(server, model, ann):
+    for seed in (1, 2):
+        server.deliver(ann, update_frame(model, seed=seed))
+        work(later(20.0 * seed))
+    told = announcement(update_frame(model, seed=3, base=2), base_version=2, recipe=begun_at(0))
+    facts = services.UpdateAnnouncement.model_validate(told)
+    volunteer = services.Volunteer.objects.get()
+    assert services.announce(volunteer, facts, later(20.0 * 60)).announcement() == facts
+
+
+def test_a_round_can_not_have_begun_where_there_was_nothing(server, model, ann):
+    reply = server.announce(ann, announcement(update_frame(model), recipe=begun_at(7)))
+    assert reply.status_code == 409
+    assert "version 7" in reply.json()["detail"]
+
+
+def test_a_round_that_began_where_nobody_can_look_any_more_does_not_count(server, model, ann):
+    server.deliver(ann, update_frame(model))
+    work(later(20.0))
+    Version.objects.filter(number=0).update(published_digest=None, keyframe_digest=None)
+    told = announcement(update_frame(model, seed=2, base=1), base_version=1, recipe=begun_at(0))
+    reply = server.announce(ann, told)
+    assert reply.status_code == 410
+    assert "no longer kept" in reply.json()["detail"]
 
 
 def test_an_update_whose_bytes_never_come_expires(server, model, ann):

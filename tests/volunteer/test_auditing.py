@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from test_training import LAYERS, Run, model_bytes
+from test_training import LAYERS, Run, model_bytes, moving
 
 from handcar import files
 from handcar.data import chunks as codec
@@ -26,8 +26,9 @@ from handcar.protocol.messages import (
     Link,
     SentUpdate,
     Series,
+    Start,
 )
-from handcar.volunteer import auditing
+from handcar.volunteer import auditing, training
 from handcar.volunteer.rounds import Errand, Inbox
 from handcar.wire import frames
 
@@ -40,7 +41,8 @@ def asked_of(run: Run) -> AuditTask:
     """What a server would ask about the last round that a volunteer made."""
     known = {one.id: one for one in run.made}
     rounds = tuple(known[id] for id in (*run.made[-1].recipe.after, run.made[-1].id))
-    told = {id for one in rounds for id in one.carried} | {one.id for one in rounds[:-1]}
+    carried = {id for one in rounds for start in one.starts() for id in start.carried}
+    told = carried | {one.id for one in rounds[:-1]}
     frame = Frame(
         url="http://server/key",
         sha256=DIGEST,
@@ -101,6 +103,28 @@ def test_what_an_honest_volunteer_sent_comes_out_again(ned: Run, tmp_path: Path)
     ]
     assert comparing.compare_images(*images).cosine > 0.99
     assert comparing.compare_images(*images).passed
+
+
+def test_a_round_that_took_up_versions_comes_out_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    ned = moving(tmp_path / "ned").train(2)
+    assert [len(one.starts()) for one in ned.made] == [3, 3]
+    errand = errand_of(ned, asked_of(ned))
+    trained_again(tmp_path / "tess", errand)
+    change = comparing.compare(sent(ned, ned.made[-1].id), errand.done.result(0), ned.layout)
+    assert change.cosine > 0.99
+
+
+def test_an_earlier_start_that_the_server_does_not_tell_of_ends_the_audit(tmp_path: Path):
+    ned = Run(tmp_path / "ned").train(1)
+    asked = asked_of(ned)
+    lost = Start(base_version=77, steps=5)
+    recipe = asked.rounds[-1].recipe.model_copy(update={"earlier_starts": (lost,)})
+    rounds = (asked.rounds[-1].model_copy(update={"recipe": recipe}),)
+    errand = errand_of(ned, asked.model_copy(update={"rounds": rounds}))
+    trained_again(tmp_path / "tess", errand)
+    with pytest.raises(auditing.Unable, match="77"):
+        errand.done.result(0)
 
 
 @pytest.mark.parametrize("layers", [LAYERS, [LAYERS[0], NORMALISED, LAYERS[-1]]])

@@ -6,6 +6,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from handcar.protocol import limits
+from handcar.protocol.messages import Start
 from handcar.volunteer import checkpoint
 from handcar.volunteer.checkpoint import Checkpoint, Round
 from handcar.volunteer.folder import Task
@@ -96,6 +98,7 @@ def test_after_a_restart_the_start_has_the_same_bits(task: Task):
 
 def test_a_checkpoint_comes_back_as_it_was(task: Task):
     round = Round(5, 3, (uuid4(),), BASE, 7, steps=4, records=128, seconds=1.5, loss_sum=2.0)
+    round.earlier_starts = (Start(base_version=2, carried=(uuid4(),), steps=3),)
     memory = [np.array(9), np.ones((3, 2), np.float32)]
     point = Checkpoint(round, BASE + 1, memory, {"sha256:a": 2})
     checkpoint.save(task.checkpoint, point)
@@ -103,6 +106,7 @@ def test_a_checkpoint_comes_back_as_it_was(task: Task):
     assert found.weights.tobytes() == point.weights.tobytes()
     assert found.round.start.tobytes() == BASE.tobytes()
     assert (found.round.number, found.round.carried, found.round.loss()) == (5, round.carried, 0.5)
+    assert found.round.earlier_starts == round.earlier_starts
     assert found.optimizer[0] == 9
     assert found.optimizer[1].shape == (3, 2)
     assert found.passes == {"sha256:a": 2}
@@ -157,3 +161,70 @@ def test_statistics_are_the_newest_own_ones_exactly_whatever_coding_owes(task: T
     newer = BASE + np.float32(0.5)
     inbox.take_up(4, newer, list(round.carried) + [one.id])
     assert rounds.begin(inbox, number=5).start[statistics].tobytes() == newer[statistics].tobytes()
+
+
+def test_a_newer_version_is_taken_up_in_the_middle_with_what_the_round_changed(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    first = rounds.begin(inbox, number=1)
+    one = rounds.finish(first, trained(first), chunks=1)
+    round = rounds.begin(inbox, number=2)
+    began_at = round.start
+    weights = trained(round, 2)
+    assert not rounds.may_move(round, inbox), "there is no newer one"
+    newer = BASE + np.float32(0.5)
+    inbox.take_up(4, newer, [one.id])
+    assert rounds.may_move(round, inbox)
+    moved = rounds.move(round, weights, inbox)
+    assert round.start.tobytes() == newer.tobytes()
+    assert (round.base_version, round.carried) == (4, ())
+    assert round.earlier_starts == (Start(base_version=3, carried=(one.id,), steps=10),)
+    assert round.steps_from_here() == 0
+    assert moved.tobytes() == frames.moved(weights, began_at, newer, LAYOUT).tobytes()
+    change, before = (
+        frames.difference(*pair, LAYOUT) for pair in ((moved, newer), (weights, began_at))
+    )
+    np.testing.assert_allclose(change, before, atol=1e-5)
+    statistics = LAYOUT.statistic_slices[0]
+    assert moved[statistics].tobytes() == weights[statistics].tobytes()
+    assert not task.update(one.id).exists()
+
+
+@pytest.mark.parametrize("starts", ["newest", "waits"])
+def test_other_rules_take_no_version_up_in_the_middle(task: Task, starts: str):
+    rounds, inbox = rounds_of(task, starts=starts), Inbox()
+    round = rounds.begin(inbox, number=1)
+    trained(round)
+    inbox.take_up(4, BASE, [])
+    assert not rounds.may_move(round, inbox)
+
+
+def test_a_round_takes_up_as_many_versions_as_a_recipe_may_tell(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    round = rounds.begin(inbox, number=1)
+    weights = trained(round)
+    for version in range(4, 4 + limits.RECIPE_STARTS):
+        inbox.take_up(version, BASE, [])
+        assert rounds.may_move(round, inbox)
+        weights = rounds.move(round, weights, inbox)
+        assert not rounds.may_move(round, inbox), "there is no newer one"
+        round.steps += 1
+    inbox.take_up(99, BASE, [])
+    assert not rounds.may_move(round, inbox)
+    assert rounds.begin(inbox, number=2).base_version == 99
+
+
+def test_a_version_that_came_before_a_restart_is_taken_up_after_it(task: Task):
+    before = rounds_of(task)
+    round = before.begin(Inbox(), number=1)
+    trained(round)
+    newer = BASE + np.float32(1)
+    assert rounds_of(task, base=(4, newer)).may_move(round, Inbox())
+
+
+def test_nobody_can_train_again_what_began_where_a_restored_server_never_was(task: Task):
+    rounds, inbox = rounds_of(task), Inbox()
+    round = rounds.begin(inbox, number=1)
+    inbox.take_up(2, BASE - np.float32(1), [])
+    rounds.move(round, trained(round), inbox)
+    assert round.base_version == 2
+    assert None in round.drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -202,6 +203,20 @@ class Run:
         self.journal.merged(newest + 1, [update.id])
         self.inbox.take_up(newest + 1, self.versions[newest + 1], [update.id])
 
+    def merge_others(self) -> None:
+        """Publish a version that holds what somebody else did, and hand it over."""
+        newest = max(self.versions)
+        rng = np.random.default_rng(newest)
+        change = 0.01 * rng.normal(size=self.layout.size).astype(np.float32)
+        change[self._statistics()] = 1.0
+        self.versions[newest + 1] = frames.apply(change, self.versions[newest], self.layout)
+        np.save(self.folder / f"version{newest + 1}.npy", self.versions[newest + 1])
+        self.inbox.take_up(newest + 1, self.versions[newest + 1], [])
+
+    def _statistics(self) -> np.ndarray:
+        places = [np.arange(one.start, one.stop) for one in self.layout.statistic_slices]
+        return np.concatenate([np.empty(0, int), *places])
+
     def replayed(self, backend: str | None = None, **changed: object) -> dict[str, float]:
         """Train the last round again, in another process if a backend is named."""
         told = [one.model_dump(mode="json") for one in self.made]
@@ -296,6 +311,71 @@ def test_a_round_that_a_restart_interrupted_is_trained_again(tmp_path: Path):
     assert [part.steps for part in last.recipe.drawn] == [25, STEPS - 25]
     assert len(last.recipe.after) == 2
     assert run.replayed()["sent"] >= 0.99
+
+
+def moving(folder: Path, raw: bytes = model_bytes(), *, at: tuple[int, ...] = (20, 45)) -> Run:
+    """Return a volunteer to whom versions by others come in the middle of its rounds."""
+    run, steps = Run(folder, raw=raw), itertools.count(1)
+
+    def others_are_merged(network: object) -> None:
+        if next(steps) % STEPS in at:
+            run.merge_others()
+
+    run.on_step = others_are_merged
+    return run
+
+
+NOISY = [LAYERS[0], {"layer": "BatchNormalization"}, {"layer": "Dropout", "rate": 0.3}, LAYERS[3]]
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=needs_jax)])
+def test_a_round_that_took_up_versions_is_trained_again(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    layers = NOISY if backend == "tensorflow" else LAYERS
+    run = moving(tmp_path, model_bytes(layers)).train(3)
+    starts = run.made[-1].starts()
+    assert [one.steps for one in starts] == [20, 25, 15]
+    assert [one.base_version for one in starts] == [6, 7, 8]
+    found = run.replayed(backend)
+    assert found["rounds"] == 3
+    assert found["exact"] >= (0.99999 if backend == "tensorflow" else 0.99)
+    assert found["sent"] >= AUDITED
+    if backend == "tensorflow":
+        recipe = run.made[-1].recipe.model_dump(mode="json")
+        recipe["earlier_starts"][0]["base_version"] = 0
+        assert run.replayed(recipe=recipe)["exact"] < 0.999, "the starts are looked at"
+
+
+def test_a_round_that_took_up_a_version_and_was_restarted_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    run, made = moving(tmp_path, model_bytes(NOISY), at=(10, 40)), itertools.count(1)
+    bring = run.on_step
+
+    def stop_after_25(network: object) -> None:
+        bring(network)
+        if next(made) == 25:
+            run.inbox.stop.set()
+
+    run.on_step = stop_after_25
+    run.train(0)
+    run.inbox = Inbox()
+    run.train(1)
+    last = run.made[-1]
+    assert [part.steps for part in last.recipe.drawn] == [25, STEPS - 25]
+    assert [one.steps for one in last.starts()] == [10, 30, 20]
+    assert run.replayed()["exact"] >= 0.99999
+
+
+def test_versions_are_not_taken_up_all_the_time(tmp_path: Path):
+    run = moving(tmp_path, at=tuple(range(STEPS)))
+    run.train(2)
+    first, second = (len(one.starts()) for one in run.made)
+    # Steps of a small model are far shorter than it takes to go on from another version.
+    assert second < STEPS // 2
 
 
 def test_the_optimizer_begins_afresh_now_and_then(tmp_path: Path):

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import keras
@@ -206,10 +207,20 @@ def _rate(optimizer: Any, model_file: ModelFile) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class PastStart:
+    """What a round started from, or went on from in its middle."""
+
+    weights: Callable[[], Flat]
+    """Asked for when it is needed: of large models there is no room for all at once."""
+    steps: int
+    """Made from there; of the last one nothing is asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class PastRound:
     """A round as it was trained and sent."""
 
-    start: Flat
+    starts: Sequence[PastStart]
     seed: int
     rate: RatePlan
     parts: Sequence[tuple[int, Iterable[forms.Batches]]]
@@ -280,10 +291,34 @@ class _Watch:
 def _train_again(
     network: Network, one: PastRound, layout: Layout, watch: _Watch, *, afresh: bool
 ) -> Flat:
-    network.begin(one.start, rate=one.rate, afresh=afresh)
+    start = one.starts[0].weights()
+    network.begin(start, rate=one.rate, afresh=afresh)
+    moves = dict(zip(accumulate(its.steps for its in one.starts), one.starts[1:], strict=False))
     made = 0
     for steps, pieces in one.parts:
         network.draw_from(one.seed, made)
-        network.train(forms.for_keras(watch.pieces(pieces)), steps, _never)
-        made += steps
-    return frames.difference(network.get(), one.start, layout)
+        batches = _Batches(watch.pieces(pieces))
+        end = made + steps
+        for stop in (*sorted(at for at in moves if made < at < end), end):
+            network.train(forms.for_keras(batches.take(stop - made)), stop - made, _never)
+            made = stop
+            if made in moves:
+                before, start = start, moves[made].weights()
+                network.set(frames.moved(network.get(), before, start, layout))
+    return frames.difference(network.get(), start, layout)
+
+
+class _Batches:
+    """Pieces of batches, of which some are taken and later the others."""
+
+    def __init__(self, pieces: Iterable[forms.Batches]) -> None:
+        self._pieces = iter(pieces)
+        self._left: forms.Batches | None = None
+
+    def take(self, count: int) -> Iterator[forms.Batches]:
+        """Yield the next so many batches, piece by piece."""
+        while count > 0 and (piece := self._left or next(self._pieces, None)) is not None:
+            x, y = piece
+            self._left = (x[count:], y[count:]) if len(x) > count else None
+            taken, count = count, count - len(x)
+            yield x[:taken], y[:taken]

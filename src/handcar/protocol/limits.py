@@ -47,5 +47,7 @@ RECIPE_CHUNKS = 1_000
 RECIPE_RUNS = 16
 RECIPE_PARTS = 8
 RECIPE_ROUNDS = 64
+RECIPE_STARTS = 16
+"""How often a round may go on from a newer version before it ends."""
 IMAGE_LENGTH = 10_924
 """Of 2,048 float32 in base 64: what an audit by a volunteer is answered with."""

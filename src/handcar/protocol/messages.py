@@ -317,11 +317,22 @@ class RatePlan(Body):
     factor: Annotated[float, Field(gt=0, le=limits.RATE_FACTOR)] = 1.0
 
 
+class Start(Body):
+    """What a round started from, or went on from in its middle, and for how long."""
+
+    base_version: Count
+    carried: Annotated[tuple[UUID, ...], Field(max_length=64)] = ()
+    """Own updates, not in the base version, that were added to it."""
+    steps: Annotated[int, Field(ge=0, le=limits.STEPS_AN_UPDATE)]
+    """Made from there."""
+
+
 class Recipe(Body):
     """How a round was trained, so that who has its chunks can train it again.
 
     It begins at the base version and the carried updates, added in their order; what layers
-    draw by chance follows from the announcement's seed.
+    draw by chance follows from the announcement's seed. Where it has earlier starts it began
+    at the first of them, and what its steps had changed went over to each next one.
     """
 
     backend: Annotated[str, Field(max_length=16)]
@@ -334,6 +345,8 @@ class Recipe(Body):
     volunteer also owed nothing of what coding had dropped."""
     update_step: Annotated[float, Field(gt=0, le=16)] = 2.0
     """k of the step codec, with which the update is coded."""
+    earlier_starts: Annotated[tuple[Start, ...], Field(max_length=limits.RECIPE_STARTS)] = ()
+    """Oldest first; the last of all is the announcement's own, with the steps that are left."""
 
 
 class UpdateAnnouncement(Body):
@@ -343,7 +356,7 @@ class UpdateAnnouncement(Body):
     model_id: Name
     base_version: Count
     carried: Annotated[tuple[UUID, ...], Field(max_length=64)] = ()
-    """Own updates, not in the base version, that were added to it at the start of the round."""
+    """Own updates, not in the base version, that were added to it where the round started."""
     seed: Count
     steps: Annotated[int, Field(ge=1, le=limits.STEPS_AN_UPDATE)]
     records: Annotated[int, Field(ge=1, le=2**53)]
@@ -353,6 +366,13 @@ class UpdateAnnouncement(Body):
     sha256: Digest
     loss: Number | None = None
     recipe: Recipe | None = None
+
+    def starts(self) -> tuple[Start, ...]:
+        """Return all that the round started from, oldest first: its own comes last."""
+        earlier = self.recipe.earlier_starts if self.recipe else ()
+        left = max(0, self.steps - sum(one.steps for one in earlier))
+        own = Start(base_version=self.base_version, carried=self.carried, steps=left)
+        return (*earlier, own)
 
 
 # -- audits ----------------------------------------------------------------------------------

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
+
+import numpy as np
 
 from handcar.data import draws
 from handcar.data.blocks import Block, BlockStore
@@ -27,6 +30,7 @@ from handcar.protocol.messages import (
     ChunkLink,
     Frame,
     Link,
+    Start,
     UpdateAnnouncement,
 )
 from handcar.volunteer.opentask import OpenTask
@@ -34,7 +38,7 @@ from handcar.volunteer.rounds import Errand, Inbox
 from handcar.volunteer.talk import Server
 from handcar.volunteer.words import duration
 from handcar.wire import frames
-from handcar.wire.layout import Flat
+from handcar.wire.layout import Flat, Layout
 
 if TYPE_CHECKING:
     from handcar.modelfile.trainer import Network, PastRound
@@ -104,7 +108,9 @@ class Auditor:
             one.id: self._decoded(self._server.sent_update(id, one), task) for one in asked.updates
         }
         bases = task.keeper.several(
-            asked.series, {one.base_version for one in asked.rounds}, self._bytes_of
+            asked.series,
+            {its.base_version for one in asked.rounds for its in one.starts()},
+            self._bytes_of,
         )
 
         def train(network: Network, expect: Callable[[], None]) -> Flat:
@@ -187,6 +193,16 @@ class _Parts:
         self.sent = sent
         self.open_block = open_block
 
+    def weights(self, start: Start, layout: Layout) -> Flat:
+        """Return what a round started from. Raises Unable."""
+        try:
+            weights = self.bases[start.base_version]
+            for id in start.carried:
+                weights = frames.apply(self.sent[id], weights, layout)
+        except KeyError as missing:
+            raise Unable(f"the server did not tell of {missing}") from missing
+        return weights
+
 
 def _train(
     network: Network,
@@ -215,22 +231,19 @@ def _train(
 
 
 def _past(one: UpdateAnnouncement, task: OpenTask, parts: _Parts) -> PastRound:
-    from handcar.modelfile.trainer import PastRound
+    from handcar.modelfile.trainer import PastRound, PastStart
 
     recipe = one.recipe
     if recipe is None:
         raise RecipeError(f"update {one.id} does not say how it was made")
-    try:
-        start = parts.bases[one.base_version]
-        for id in one.carried:
-            start = frames.apply(parts.sent[id], start, task.layout)
-    except KeyError as missing:
-        raise Unable(f"the server did not tell of {missing}") from missing
+    starts = [
+        PastStart(partial(parts.weights, its, task.layout), its.steps) for its in one.starts()
+    ]
     batch = task.model_file.batch_size
     drawn = [
         (part.steps, draws.replay(part, parts.open_block, batch_size=batch))
         for part in recipe.drawn
     ]
     # Of the last round nothing is told, and nothing asked.
-    sent = parts.sent.get(one.id, start[:0])
-    return PastRound(start, one.seed, recipe.rate, drawn, sent, recipe.update_step)
+    sent = parts.sent.get(one.id, np.zeros(0, np.float32))
+    return PastRound(starts, one.seed, recipe.rate, drawn, sent, recipe.update_step)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handcar import files
 from handcar.errors import FrameError
-from handcar.protocol.messages import Drawn, RatePlan
+from handcar.protocol.messages import Drawn, RatePlan, Start
 from handcar.wire import container
 from handcar.wire.layout import Flat
 
@@ -38,11 +38,17 @@ class Round:
     after_steps: int = 0
     drawn: list[Drawn | None] = field(default_factory=list)
     """What earlier runs of this program trained on in it; none where that can't be said."""
+    earlier_starts: tuple[Start, ...] = ()
+    """What it started from before it went on from a newer version."""
     steps: int = 0
     records: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
     """Sum over the steps of each step's mean loss."""
+
+    def steps_from_here(self) -> int:
+        """Return the steps made since its start, or since it went on from a newer version."""
+        return self.steps - sum(one.steps for one in self.earlier_starts)
 
     def loss(self) -> float | None:
         """Return the mean loss over the round's steps so far."""
@@ -74,6 +80,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "after": [str(update) for update in now.after],
             "after_steps": now.after_steps,
             "drawn": [drawn and drawn.model_dump() for drawn in now.drawn],
+            "earlier_starts": [one.model_dump(mode="json") for one in now.earlier_starts],
             "steps": now.steps,
             "records": now.records,
             "seconds": now.seconds,
@@ -111,4 +118,6 @@ def _read(data: bytes, size: int) -> Checkpoint:
     facts["after"] = tuple(map(UUID, facts["after"]))
     facts["rate"] = RatePlan.model_validate(facts["rate"])
     facts["drawn"] = [drawn and Drawn.model_validate(drawn) for drawn in facts["drawn"]]
+    earlier = facts.get("earlier_starts", ())
+    facts["earlier_starts"] = tuple(map(Start.model_validate, earlier))
     return Checkpoint(Round(start=start, **facts), weights, optimizer, header["passes"])

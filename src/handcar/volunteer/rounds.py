@@ -1,7 +1,8 @@
 """A round's beginning and end, in numbers: what to start from, what to send. No Keras here.
 
 As a rule a round starts from the newest version plus the own updates that it lacks, and is
-not shortened by waiting for them: one volunteer alone trains as if there were no server. Other
+not shortened by waiting for them: one volunteer alone trains as if there were no server. A newer
+version is taken up in the middle of a round, with what the round has changed so far on top. Other
 merging rules start from the newest version alone, and may wait until it holds the own update.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from handcar import files
 from handcar.protocol import limits
-from handcar.protocol.messages import Recipe, Starts, UpdateAnnouncement
+from handcar.protocol.messages import Recipe, Start, Starts, UpdateAnnouncement
 from handcar.volunteer.checkpoint import Round
 from handcar.volunteer.folder import Task
 from handcar.volunteer.journal import Journal
@@ -41,7 +42,7 @@ class Errand:
 
 
 class Inbox:
-    """What the main thread tells the training thread; read between two rounds."""
+    """What the main thread tells the training thread; read between its steps."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -76,6 +77,11 @@ class Inbox:
         """Say which own updates will never be merged."""
         with self._lock:
             self._gone.update(updates)
+
+    @property
+    def has_version(self) -> bool:
+        """Whether a version was handed over that nobody collected yet."""
+        return self._base is not None
 
     def collect(self) -> tuple[tuple[int, Flat] | None, set[UUID]]:
         """Return the newest version handed over, and the updates to carry no longer; once."""
@@ -123,6 +129,12 @@ class Rounds:
 
     def begin(self, inbox: Inbox, *, number: int) -> Round:
         """Return a new round on the newest version that the main thread handed over."""
+        version, carried, start = self._start(inbox)
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+        return Round(number, version, carried, start, seed)
+
+    def _start(self, inbox: Inbox) -> tuple[int, tuple[UUID, ...], Flat]:
+        """Return a version, the own updates carried on top, and the weights that they make."""
         base, gone = inbox.collect()
         self._base = base or self._base
         for update in gone:
@@ -132,8 +144,29 @@ class Rounds:
         carried = tuple(self._pending) if self.starts == "carried" else ()
         for update in carried:
             start = frames.apply(self._change(update), start, self._layout)
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-        return Round(number, version, carried, start, seed)
+        return version, carried, start
+
+    def may_move(self, round: Round, inbox: Inbox) -> bool:
+        """Say whether a round can go on from a newer version than it started from."""
+        newer = inbox.has_version or self._base[0] != round.base_version
+        few = len(round.earlier_starts) < limits.RECIPE_STARTS
+        return newer and few and self.starts == "carried"
+
+    def move(self, round: Round, weights: Flat, inbox: Inbox) -> Flat:
+        """Let a round go on from the newest version; return what its weights are now.
+
+        What its steps have changed so far goes over to the new start.
+        """
+        version, carried, start = self._start(inbox)
+        if version < round.base_version:
+            round.drawn.append(None)  # a server that was restored knows nothing of its start
+        before = Start(
+            base_version=round.base_version, carried=round.carried, steps=round.steps_from_here()
+        )
+        moved = frames.moved(weights, round.start, start, self._layout)
+        round.earlier_starts = (*round.earlier_starts, before)
+        round.base_version, round.carried, round.start = version, carried, start
+        return moved
 
     def records(self, updates: Iterable[UUID]) -> int:
         """Return how many records these pending updates took together."""

@@ -262,7 +262,7 @@ class RemoveChunk:
 
 @dataclass(frozen=True, slots=True)
 class TakeUp:
-    """Go on from this version at the next round, without the `merged` updates to carry."""
+    """Go on from this version as soon as it helps, without the `merged` updates to carry."""
 
     version: int
     merged: tuple[UUID, ...] = ()

@@ -1,8 +1,9 @@
 """The training thread: rounds without end, on whatever chunks are here. Keras is used here.
 
 A round begins, goes on for its steps or its time, is encoded and handed over, and the next
-begins at once. Nothing here touches the network; only a merging rule that says so makes it
-wait for the server. Each round notes what it takes to train it again: its recipe.
+begins at once; a newer version is taken up in its middle. Nothing here touches the network;
+only a merging rule that says so makes it wait for the server. Each round notes what it takes
+to train it again: its recipe.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ WAIT_S = 0.1
 AFRESH_STEPS = 500
 """The optimizer begins afresh at the first round after so many steps: whoever checks a round
 trains again all those since then (docs/decisions/0012-reproducible-rounds.md)."""
+MOVES_SHARE = 20
+"""A round goes on for so many times as long as taking up a version lasts before it does so."""
 M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
 """Options of glibc's `mallopt`, as malloc.h numbers them."""
 
@@ -134,6 +137,10 @@ class Training(threading.Thread):
         """From a round's last step to the first of the next, on the whole; none: not known."""
         self._is_between = False
         self._last_step_at: float | None = None
+        self._move_s: float | None = None
+        """From the last step before a version is taken up to the first one after it."""
+        self._is_moving = False
+        self._moved_at = 0.0
 
     def run(self) -> None:
         """Train; tell `ended` at the end, whatever happens."""
@@ -170,8 +177,12 @@ class Training(threading.Thread):
         while round and not self._inbox.stop.is_set():
             self._train(round)
             self._wait_while_held()
-            if not self._inbox.stop.is_set() and self.is_over(round):
+            if self._inbox.stop.is_set():
+                break
+            if self.is_over(round):
                 round = self._next(round)
+            elif round.steps_from_here() and self.may_move(round, time.monotonic()):
+                self._move(round)
         if round:
             self._save(round)
 
@@ -192,7 +203,7 @@ class Training(threading.Thread):
         self._network.begin(round.start, rate=round.rate, afresh=afresh)
         self._network.draw_from(round.seed, 0)
         self._feed.begin_round()
-        self._is_between = True
+        self._is_between, self._is_moving = True, False
         return round
 
     def _own(self, round: Round) -> Own:
@@ -226,6 +237,20 @@ class Training(threading.Thread):
         loss = self._network.train(self._feed.batches(steps), steps, watch.on_step)
         self._feed.end_stretch()
         watch.close(loss)
+
+    def may_move(self, round: Round, now: float) -> bool:
+        """Say whether to go on from a newer version now: one is here, and enough time has passed.
+
+        The first steps after it wait for it, so it must not happen all the time.
+        """
+        if not self._rounds.may_move(round, self._inbox):
+            return False
+        return now - self._moved_at >= MOVES_SHARE * (self._move_s or 0.0)
+
+    def _move(self, round: Round) -> None:
+        """Go on from the newest version, with what the round has changed so far."""
+        self._network.set(self._rounds.move(round, self._network.get(), self._inbox))
+        self._is_moving = True
 
     def _steps_left(self, round: Round) -> tuple[int, float]:
         return budgets.stretch(self.budget, steps=round.steps, seconds=round.seconds)
@@ -290,6 +315,7 @@ class Training(threading.Thread):
             rate=round.rate,
             after=round.after,
             update_step=self._rounds.update_step,
+            earlier_starts=round.earlier_starts,
         )
 
     def _parts(self, round: Round) -> list[Drawn | None]:
@@ -363,9 +389,14 @@ class Training(threading.Thread):
     def use(self, now: float) -> None:
         """Take note that a batch was trained on."""
         self._feed.use()
-        if self._is_between and self._last_step_at is not None:
-            self.between_s = budgets.mean(self.between_s, now - self._last_step_at)
-        self._is_between = False
+        took_s = None if self._last_step_at is None else now - self._last_step_at
+        if self._is_between or self._is_moving:
+            self._moved_at = now
+        if self._is_between and took_s is not None:
+            self.between_s = budgets.mean(self.between_s, took_s)
+        elif self._is_moving and took_s is not None:
+            self._move_s = budgets.mean(self._move_s, took_s)
+        self._is_between = self._is_moving = False
         self._last_step_at = now
 
     @property
@@ -436,7 +467,9 @@ class _Watch:
             self._training.sync()
             self._training.save(self._round)
             self._saved_at = now
-        return now >= self._ends_at or self._over or self._training.interrupted
+        if now >= self._ends_at or self._over or self._training.interrupted:
+            return True
+        return self._training.may_move(self._round, now)
 
     def close(self, loss: float) -> None:
         """Count what is left; `loss` is the mean over the stretch."""

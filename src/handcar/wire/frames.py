@@ -62,6 +62,11 @@ def apply(change: Flat, base: Flat, layout: Layout) -> Flat:
     return result
 
 
+def moved(weights: Flat, start: Flat, new_start: Flat, layout: Layout) -> Flat:
+    """Return what weights that came from one start are from another one, with the same changes."""
+    return apply(difference(weights, start, layout), new_start, layout)
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What can be said of a frame by whoever has nothing but its bytes."""

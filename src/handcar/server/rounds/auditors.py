@@ -27,7 +27,7 @@ from handcar.files import MB
 from handcar.merging import trust
 from handcar.merging.sketch import SIZE
 from handcar.protocol import problems
-from handcar.protocol.messages import AuditAnswer, AuditTask, Recipe, SentUpdate
+from handcar.protocol.messages import AuditAnswer, AuditTask, Recipe, SentUpdate, Start
 from handcar.server import blobs, wake
 from handcar.server.accounts.models import Volunteer
 from handcar.server.memory import Kept
@@ -110,6 +110,9 @@ def expect_plausible(update: Update, recipe: Recipe) -> None:
     steps = sum(drawn.steps for drawn in recipe.drawn)
     if steps != update.steps:
         raise RecipeError(f"expected {update.steps} steps, as announced, got {steps}")
+    earlier = sum(one.steps for one in recipe.earlier_starts)
+    if earlier > steps:
+        raise RecipeError(f"expected at most {steps} steps from its earlier starts, got {earlier}")
     if recipe.rate.factor > FACTOR_MOST:
         factor = recipe.rate.factor
         raise RecipeError(f"expected at most twice the model's learning rate, got {factor:g} times")
@@ -127,9 +130,16 @@ def _is_plausible(update: Update) -> bool:
 
 def _others(told: list[Update]) -> dict[UUID, Update]:
     """Return what came before the last round, and what the rounds carried, as far as is known."""
-    ids = {UUID(str(id)): None for one in told for id in one.carried}
-    carried = _own(told[-1], list(ids)) if ids else []
+    carried = _own(told[-1], list(dict.fromkeys(_carried(told))))
     return {one.pk: one for one in (*told[:-1], *carried)}
+
+
+def _carried(told: list[Update]) -> list[UUID]:
+    return [id for start in _starts(told) for id in start.carried]
+
+
+def _starts(told: list[Update]) -> list[Start]:
+    return [start for one in told for start in one.announcement().starts()]
 
 
 def _own(update: Update, ids: list[UUID]) -> list[Update]:
@@ -141,12 +151,14 @@ def _own(update: Update, ids: list[UUID]) -> list[Update]:
 def _is_small(update: Update, told: list[Update]) -> bool:
     """Say whether all of it is here, and fits on a volunteer's machine."""
     others, oldest = _others(told), services.oldest_merged(update.model_id)
-    carried = {UUID(str(id)) for one in told for id in one.carried}
-    if not carried <= others.keys() or not all(_is_kept(one, oldest) for one in others.values()):
+    if not set(_carried(told)) <= others.keys() or not all(
+        _is_kept(one, oldest) for one in others.values()
+    ):
         return False
     if sum(one.size for one in others.values()) > SENT_BYTES:
         return False
-    return bool(8 * update.model.weights * len(told) <= MEMORY_BYTES)
+    arrays = len({start.base_version for start in _starts(told)}) + len(others)
+    return bool(4 * update.model.weights * arrays <= MEMORY_BYTES)
 
 
 def _is_kept(update: Update, oldest: int) -> bool:
@@ -222,7 +234,7 @@ def take(volunteer: Volunteer, id: UUID, block: str, root: str, now: datetime) -
         seconds_left=(audit.until - now).total_seconds(),
         key=audit.key,
         rounds=tuple(one.announcement() for one in told),
-        series=series.way_to(update.model, {one.base_version for one in told}, root),
+        series=series.way_to(update.model, {start.base_version for start in _starts(told)}, root),
         updates=tuple(
             SentUpdate(id=one.pk, sha256=one.sha256, size=one.size)
             for one in _others(told).values()

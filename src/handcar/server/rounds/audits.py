@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -20,10 +20,10 @@ from handcar.data.blocks import Block, BlockStore
 from handcar.errors import Corrupt, HandcarError, Problem, RecipeError, Unreachable
 from handcar.files import MB
 from handcar.merging import audit as audits
-from handcar.protocol.messages import Drawn, Recipe
+from handcar.protocol.messages import Drawn, Recipe, Start
 from handcar.server import blobs
 from handcar.server.catalog import links, modelfiles
-from handcar.server.catalog.models import Chunk
+from handcar.server.catalog.models import Chunk, TrainingModel
 from handcar.server.rounds import auditors, checks, liveness, networks, series, services
 from handcar.server.rounds.models import FAILED, PASSED, SKIPPED, Update, Version
 from handcar.stores import http, reach
@@ -94,7 +94,8 @@ def again(update: Update) -> Flat:
     network = _network(model.model_file, networks.seed(model))
     _expect_same_chance(network, recipe)
     began = time.monotonic()
-    rounds = [_past(one, its) for one, its in zip(told, recipes, strict=True)]
+    walk = _Walk(model)
+    rounds = [_past(one, its, walk) for one, its in zip(told, recipes, strict=True)]
     found = trainer.replay(network, rounds, layout, expect=_not_longer(began))
     PACE[model.pk] = (time.monotonic() - began) / steps
     return found.expected
@@ -129,12 +130,16 @@ def _expect_same_chance(network: Network, recipe: Recipe) -> None:
         raise Unable(f"its layers draw otherwise on {recipe.backend} than here")
 
 
-def _past(update: Update, recipe: Recipe) -> PastRound:
-    from handcar.modelfile.trainer import PastRound
+def _past(update: Update, recipe: Recipe, walk: _Walk) -> PastRound:
+    from handcar.modelfile.trainer import PastRound, PastStart
 
     parts = [(drawn.steps, _batches(update, drawn)) for drawn in recipe.drawn]
     sent = _sent(update)
-    return PastRound(_start(update), update.seed, recipe.rate, parts, sent, recipe.update_step)
+    starts = [
+        PastStart(partial(_weights, update, start, walk), start.steps)
+        for start in update.announcement().starts()
+    ]
+    return PastRound(starts, update.seed, recipe.rate, parts, sent, recipe.update_step)
 
 
 def _sent(update: Update) -> Flat:
@@ -144,13 +149,29 @@ def _sent(update: Update) -> Flat:
         raise Unable(f"update {update.pk} is no longer here: {error}") from error
 
 
-def _start(update: Update) -> Flat:
-    """Return the weights that a round began with."""
+class _Walk:
+    """The published weights of one version after another: of which the last is remembered."""
+
+    def __init__(self, model: TrainingModel) -> None:
+        self._model = model
+        self._held: tuple[int, Flat] | None = None
+
+    def to(self, number: int) -> Flat:
+        """Return the weights of a version. Raises RecipeError, Corrupt and Problem."""
+        version = Version.objects.filter(model=self._model, number=number).first()
+        if version is None:
+            raise RecipeError(f"expected a version of the model, got {number}")
+        weights = series.weights_of(self._model, version, held=self._held)
+        self._held = number, weights
+        return weights
+
+
+def _weights(update: Update, start: Start, walk: _Walk) -> Flat:
+    """Return the weights that a round started from, or went on from."""
     layout = modelfiles.layout(update.model.model_file)
-    base = Version.objects.get(model_id=update.model_id, number=update.base_version)
     try:
-        weights = series.weights_of(update.model, base)
-        for id in update.carried:
+        weights = walk.to(start.base_version)
+        for id in start.carried:
             weights = frames.apply(_sent(_own(update, str(id))), weights, layout)
     except (Corrupt, Problem) as error:
         raise Unable(str(error)) from error

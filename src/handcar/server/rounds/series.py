@@ -308,8 +308,13 @@ def can_be_reached(model: TrainingModel, version: Version) -> bool:
     return not between.filter(delta_digest__isnull=True).exists()
 
 
-def weights_of(model: TrainingModel, version: Version) -> Flat:
-    """Return the published weights of a version from what is still kept of it."""
+def weights_of(
+    model: TrainingModel, version: Version, *, held: tuple[int, Flat] | None = None
+) -> Flat:
+    """Return the published weights of a version from what is still kept of it.
+
+    Those of a version before it, if they are at hand, can shorten the way.
+    """
     if version.published_digest is not None:
         return raw(version.published_digest)
     before = _keyframes(model.pk).filter(number__lte=version.number).first()
@@ -317,15 +322,17 @@ def weights_of(model: TrainingModel, version: Version) -> Flat:
         raise Refusal(
             problems.GONE, f"the frames that lead to version {version.number} are no longer kept"
         )
-    return _replay(model, before, version)
+    if held is None or not before.number <= held[0] <= version.number:
+        layout = modelfiles.layout(model.model_file)
+        data = blobs.read(str(before.keyframe_digest))
+        held = before.number, frames.decode_keyframe(data, layout)[1]
+    return _replay(model, *held, version)
 
 
-def _replay(model: TrainingModel, keyframe: Version, version: Version) -> Flat:
+def _replay(model: TrainingModel, number: int, weights: Flat, version: Version) -> Flat:
+    """Return the weights of a version from those of one before it."""
     layout = modelfiles.layout(model.model_file)
-    weights = frames.decode_keyframe(blobs.read(str(keyframe.keyframe_digest)), layout)[1]
-    deltas = Version.objects.filter(
-        model=model, number__gt=keyframe.number, number__lte=version.number
-    )
+    deltas = Version.objects.filter(model=model, number__gt=number, number__lte=version.number)
     for row in deltas.order_by("number"):
         if row.delta_digest is None:
             raise Refusal(

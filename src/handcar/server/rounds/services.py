@@ -29,7 +29,7 @@ from handcar.server.accounts.models import Volunteer
 from handcar.server.catalog import services as catalog
 from handcar.server.catalog.models import TrainingModel
 from handcar.server.problems import Refusal
-from handcar.server.rounds import leases, participation, pressure, timing
+from handcar.server.rounds import leases, participation, pressure, series, timing
 from handcar.server.rounds.leases import Lease
 from handcar.server.rounds.models import (
     ACCEPTED,
@@ -158,9 +158,16 @@ def _expect_plausible(model: TrainingModel, facts: UpdateAnnouncement) -> None:
 
 
 def _expect_fresh(model: TrainingModel, facts: UpdateAnnouncement, now: datetime) -> None:
-    if not Version.objects.filter(model=model, number=facts.base_version).exists():
+    numbers = {start.base_version for start in facts.starts()}
+    versions = {one.number: one for one in Version.objects.filter(model=model, number__in=numbers)}
+    if unknown := numbers - versions.keys():
+        raise Refusal(problems.CONFLICT, f"{model.pk} has no version {min(unknown)} to start from")
+    oldest = min(numbers)
+    # Else who hides something could begin where nobody can look.
+    if len(numbers) > 1 and not series.can_be_reached(model, versions[oldest]):
         raise Refusal(
-            problems.CONFLICT, f"{model.pk} has no version {facts.base_version} to start from"
+            problems.GONE,
+            f"it was begun at version {oldest}, which is no longer kept: too late to count",
         )
     if timing.late_weight(model, facts.base_version, now) == 0.0:
         raise Refusal(problems.GONE, timing.too_late_text(facts.base_version))
