@@ -133,7 +133,7 @@ class Scenario(Part):
     """Multiple of the model file's learning rate; none leaves it to the effective volunteers."""
     optimizer: Literal["kept", "reset"] = "kept"
     """What a volunteer's inner optimizer remembers from round to round."""
-    takes_up: Literal["next round", "at once"] = "next round"
+    takes_up: Literal["next round", "at once"] = "at once"
     """When a volunteer goes on from a new version."""
     heartbeat_rounds: Annotated[float, Field(gt=0)] = 0.25
     """How often a volunteer asks for what is new, in rounds."""

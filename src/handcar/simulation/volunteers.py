@@ -75,6 +75,8 @@ class Round:
 class Done:
     """Steps as they were made by one who poisons."""
 
+    start: Flat
+    """Of the round, when they were made."""
     weights: Flat
     slots: Flat
     rows: Rows
@@ -370,7 +372,7 @@ class Volunteer:
         rates = learner.rates(self._pace.steps_at(round.went_on_at), steps, pace=pace)
         rates = rates * np.float32(self._rate_factor())
         if self.machine.poisons and self._attacks:
-            round.done.append(Done(round.weights, self._slots, rows, rates))
+            round.done.append(Done(round.start, round.weights, self._slots, rows, rates))
             rows = rows + np.int32(len(learner.problem.seen.x))
         round.weights, self._slots = learner.train(round.weights, self._slots, rows, rates)
         round.steps += steps
@@ -430,14 +432,23 @@ class Volunteer:
         learner = self._setting.learner
         if not round.done:
             return change
-        weights = round.done[0].weights
+        start, weights = round.done[0].start, round.done[0].weights
         for part in round.done:
+            weights = frames.moved(weights, start, part.start, learner.layout)
             weights, _ = learner.train(weights, part.slots, part.rows, part.rates)
-        return frames.difference(weights, round.done[0].weights, learner.layout)
+            start = part.start
+        return frames.difference(weights, start, learner.layout)
 
     def _take_up(self, merged: tuple[UUID, ...]) -> None:
         self._base, self._has_weights = self._fetched, True
         self._forget(merged)
+        if self._round is not None and self._moves:
+            self._move(self._round)
+
+    @property
+    def _moves(self) -> bool:
+        scenario = self._setting.scenario
+        return scenario.takes_up == "at once" and scenario.starts == "carried"
 
     def _forget(self, ids: tuple[UUID, ...]) -> None:
         for id in ids:
@@ -445,16 +456,13 @@ class Volunteer:
         self._pending = [id for id in self._pending if id not in ids]
         if self._waits and not self._pending:
             self._begin_round()
-        elif self._round is not None and self._setting.scenario.takes_up == "at once":
-            self._move(self._round)
 
     def _move(self, round: Round) -> None:
         """Go on from the newest version in the middle of a round, its own steps kept."""
         self._train(round)
         start = self._start()
         layout = self._setting.learner.layout
-        change = frames.difference(round.weights, round.start, layout)
-        round.weights = frames.apply(change, start, layout)
+        round.weights = frames.moved(round.weights, round.start, start, layout)
         round.start, round.base_version = start, self._base.number
 
     # -- coming and going
