@@ -6,7 +6,7 @@ from handcar.server import front
 from handcar.server.catalog.models import MessageReceipt, TrainingModel
 from handcar.server.rounds import heartbeats, pressure, services
 from handcar.server.rounds.models import Participation
-from server_api import prepare, update_frame, work
+from server_api import later, prepare, update_frame, work
 
 
 @pytest.fixture
@@ -31,6 +31,17 @@ def test_a_heartbeat_is_noted_and_answered(server, model, ann):
     assert (reply["newest"], reply["model_state"], reply["order"]) == (0, "pending", "carry on")
     row = Participation.objects.get()
     assert (row.step, row.steps_per_second, row.loss) == (5, 2.5, 0.7)
+
+
+def test_who_was_heard_from_before_the_clock_was_set_back_is_heard_now(server, model, ann):
+    beat(server, ann)
+    row = Participation.objects
+    row.update(heard_at=(soon := later(5)))
+    beat(server, ann)
+    assert row.get().heard_at == soon, "another process heard it a moment later"
+    row.update(heard_at=later(3600))
+    beat(server, ann)
+    assert row.get().heard_at < later(0)
 
 
 def test_a_host_that_gave_wrong_bytes_is_logged_for_whoever_runs_the_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -205,7 +206,8 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> Recent:
 
 
 def wait_in_line(model: Any, count: int, *, since_s: float) -> None:
-    """Let updates wait for the worker."""
+    """Let updates wait for the worker, as nobody has seen otherwise."""
+    pressure._short_at.clear()
     update = Update.objects.get()
     update.received_at = timezone.now() - timedelta(seconds=since_s)
     update.state = RECEIVED
@@ -276,6 +278,20 @@ def test_a_few_updates_that_wait_for_ever_close_the_door_to_nobody(server, model
     assert server.announce(server.join("bob"), told).status_code == 200
 
 
+def test_a_clock_that_is_set_sends_nobody_away(server, model):
+    server.deliver(server.join(), update_frame(model))
+    wait_in_line(model, 20, since_s=3600)
+    pressure._short_at["digits"] = time.monotonic() - 5  # the line was short then
+    assert pressure.line(model, timezone.now()).oldest_s == pytest.approx(5, abs=3)
+    told = announcement(update_frame(model, seed=2))
+    assert server.announce(server.join("bob"), told).status_code == 200
+
+
+def test_a_line_that_was_short_a_moment_ago_is_noted(server, model):
+    pressure.line(model, timezone.now())
+    assert time.monotonic() - pressure._short_at["digits"] < 60
+
+
 def test_a_burst_is_counted_before_it_has_waited():
     assert Line(waiting=1000, oldest_s=1.0, seconds_an_update=0.5).behind_s == 500
     assert Line(waiting=1000, oldest_s=1.0, seconds_an_update=0.0).behind_s == 1
@@ -304,6 +320,15 @@ def test_a_saturated_worker_is_seen_to_take_what_checks_and_merges_take_together
     # A merge of 9 s after every 20 checks of 0.2 s: 0.65 s an update, of which no gap tells.
     costs = [0.2 + (9.0 if number % 20 == 19 else 0.0) for number in range(101)]
     assert pace.busy_seconds(looks(*costs)) == pytest.approx(0.65, rel=0.1)
+
+
+def test_a_worker_that_was_away_or_a_clock_that_was_set_makes_no_rounds_longer():
+    costs = [0.05] * 99
+    costs[40] = 3600.0
+    assert pace.busy_seconds(looks(*costs)) == pytest.approx(0.05 + pace.AWAY_S / 98, rel=0.05)
+    dear = [40.0] * 50
+    dear[20] = 400.0  # a merge of large weights counts as it is
+    assert pace.busy_seconds(looks(*dear)) == pytest.approx(40 + 360 / 49)
 
 
 def test_two_workers_take_half_as_long_an_update():

@@ -101,6 +101,25 @@ def test_work_below_half_a_round_waits_for_a_rounds_time(server, model):
     assert newest(model).number == before + 1
 
 
+def test_after_the_clock_was_set_back_work_below_half_a_round_waits_no_longer(server, model):
+    people = [server.join(f"v{n}") for n in range(4)]
+    for seed, who in enumerate(people):
+        server.deliver(who, update_frame(model, seed=seed))
+    work()
+    before = newest(model).number
+    server.deliver(people[0], update_frame(model, seed=9))
+    Version.objects.filter(number=before).update(published_at=later(3600))
+    work()
+    assert newest(model).number == before + 1
+
+
+def test_a_lease_from_before_the_clock_was_set_back_keeps_nobody_out(server, model):
+    TrainingModel.objects.update(merge_leased_until=later(3600))
+    assert leases.claim_merge(model, later(0)) is None
+    TrainingModel.objects.update(merge_leased_until=later(3 * 3600))
+    assert leases.claim_merge(model, later(0)) is not None
+
+
 @pytest.mark.parametrize("away_s", [0, 3600])
 def test_a_crowds_backlog_moves_the_weights_like_its_rounds(server, model, away_s):
     people = [server.join(f"v{n}") for n in range(4)]

@@ -109,8 +109,12 @@ def take(
 
 
 def free(name: str, now: datetime) -> Q:
-    """Return the condition that nobody has a row."""
-    return Q(**{f"{name}__isnull": True}) | Q(**{f"{name}__lt": now})
+    """Return the condition that nobody has a row.
+
+    Nobody takes one for so long as a clock that was set back would make of it.
+    """
+    past, never = Q(**{f"{name}__lt": now}), Q(**{f"{name}__gt": now + 2 * LONGEST})
+    return Q(**{f"{name}__isnull": True}) | past | never
 
 
 # -- merges ----------------------------------------------------------------------------------

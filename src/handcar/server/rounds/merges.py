@@ -8,6 +8,7 @@ the work; after it there is nothing left to do. Merging for one model is serial.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -179,6 +180,8 @@ def _waited_rounds(model: TrainingModel, now: datetime) -> float:
     if Update.objects.filter(model=model, state=RECEIVED, examined_at=None).exists():
         return 0.0  # those are checked first, and may go along
     waited: timedelta = now - series.newest(model.pk).published_at
+    if waited < timedelta():  # the clock was set back: nobody knows, and who waits has waited
+        return math.inf
     return waited.total_seconds() / timing.round_seconds(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ from handcar.server.rounds.models import MERGED, Update
 LOOKED_AT = 100
 """Several merges are among so many updates, so that what merging costs is in the mean."""
 FEWEST = 5
+AWAY_S, AWAY_TIMES = 30.0, 20.0
+"""What is longer between two looks, in seconds and in times the median, is counted as so much."""
 LOAD = 0.5
 """How much of the worker's time updates may take."""
 ROUNDS_WORTH = 50
@@ -154,7 +157,8 @@ def busy_seconds(looks: Sequence[tuple[datetime | None, datetime]]) -> float:
 
     `looks` are when updates were received and looked at. A worker that is often idle has few
     such pairs, and needs no longer rounds: 0. The mean, not the median: only now and then a
-    merge lies between two looks, and it takes long.
+    merge lies between two looks, and it takes long. What is far longer still was no work: the
+    worker was away, the machine slept, or its clock was set.
     """
     last = sorted((examined, received or examined) for received, examined in looks)
     gaps = [
@@ -162,4 +166,7 @@ def busy_seconds(looks: Sequence[tuple[datetime | None, datetime]]) -> float:
         for (before, _), (examined, received) in zip(last, last[1:], strict=False)
         if received <= before
     ]
-    return sum(gaps) / len(gaps) if len(gaps) >= FEWEST else 0.0
+    if len(gaps) < FEWEST:
+        return 0.0
+    most = max(AWAY_S, AWAY_TIMES * statistics.median(gaps))
+    return statistics.fmean(min(gap, most) for gap in gaps)

@@ -153,14 +153,13 @@ def _write(told: Mapping[int, Told]) -> list[int]:
 
     Nobody is waited for while rows are held, so that no two processes wait for each other.
     """
-    adapt = connection.ops.adapt_datetimefield_value
     with transaction.atomic():
         rows = Participation.objects.select_for_update(skip_locked=True).filter(pk__in=list(told))
         free = sorted(rows.values_list("pk", flat=True))
         with connection.cursor() as cursor:
             cursor.executemany(
                 _statement(),
-                [(*told[row].values, *2 * (adapt(told[row].at),), row) for row in free],
+                [(*told[row].values, *_times(told[row].at), row) for row in free],
             )
     # What another transaction holds for a minute is gone rather than held.
     newest = max(one.at for one in told.values())
@@ -168,11 +167,19 @@ def _write(told: Mapping[int, Told]) -> list[int]:
     return list({*free, *gone})
 
 
+def _times(at: datetime) -> tuple[Any, ...]:
+    adapt = connection.ops.adapt_datetimefield_value
+    return adapt(at), adapt(at + GIVEN_UP), adapt(at)
+
+
 def _statement() -> str:
-    """Return the update of one row; who was heard from later meanwhile keeps that time."""
+    """Return the update of one row; who was heard from a moment later keeps that time.
+
+    One that is far later is of a clock that was set back since.
+    """
     table = connection.ops.quote_name(Participation._meta.db_table)
     fields = ", ".join(f"{connection.ops.quote_name(name)} = %s" for name in TOLD_FIELDS)
-    later = "heard_at = CASE WHEN heard_at > %s THEN heard_at ELSE %s END"
+    later = "heard_at = CASE WHEN heard_at > %s AND heard_at <= %s THEN heard_at ELSE %s END"
     return f"UPDATE {table} SET {fields}, {later} WHERE id = %s"  # noqa: S608 - our own names
 
 

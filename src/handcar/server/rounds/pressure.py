@@ -6,6 +6,7 @@ refused, to be kept and announced later, while more of them wait than the worker
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -37,6 +38,8 @@ SPREAD = 0.15
 LOOK_S = 2.0
 
 _lines: Kept[Line] = Kept(LOOK_S)
+_short_at: dict[str, float] = {}
+"""When few updates of a model waited, as this process last saw it, by the monotonic clock."""
 
 
 class Recent:
@@ -128,6 +131,11 @@ def _look(model: TrainingModel, now: datetime) -> Line:
     rows = Update.objects.filter(model=model, state=RECEIVED, examined_at=None)
     found = rows.aggregate(count=Count("pk"), oldest=Min("received_at"))
     oldest_s = (now - found["oldest"]).total_seconds() if found["oldest"] else 0.0
+    # A clock that was set must not send everyone away: no line is older than it is long.
+    moment = time.monotonic()
+    if found["count"] <= FEW:
+        _short_at[model.pk] = moment
+    oldest_s = min(oldest_s, moment - _short_at.get(model.pk, -math.inf))
     return Line(found["count"], oldest_s, pace.cost(model))
 
 
