@@ -37,5 +37,5 @@ def test_a_volunteer_alone_has_the_owners_rate_from_its_first_step_on():
 
 
 def test_a_crowds_rates_rise_until_each_optimizer_has_made_its_first_steps():
-    at = [activity.rate_factor(8, 8 * own) for own in (0, 25, 50, 100, 200, 1000)]
+    at = [activity.rate_factor(8, 8 * own) for own in (0, 12.5, 25, 50, 100, 1000)]
     assert at == pytest.approx([0.25, 0.25, 0.5, 1.0, 2.0, 2.0])

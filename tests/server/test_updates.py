@@ -200,6 +200,22 @@ def test_an_update_that_comes_far_too_late_is_not_wanted(server, model, ann):
     services.announce(volunteer, facts, later(20.0 * 11))
 
 
+def test_a_thin_line_that_sends_for_minutes_is_not_late(server, model, ann):
+    server.deliver(ann, update_frame(model))
+    work()
+    volunteer = services.Volunteer.objects.get()
+    for number, (seconds, came_s, state) in enumerate(
+        [(1800.0, 20.0 * 13, "kept"), (1800.0, 1800 * 1.3, "late"), (1e6, 1800 * 1.3, "late")]
+    ):
+        told = announcement(update_frame(model, seed=2 + number), seconds=seconds)
+        facts = services.UpdateAnnouncement.model_validate(told)
+        if state == "kept":
+            services.announce(volunteer, facts, later(came_s))
+        else:
+            with pytest.raises(services.Refusal, match="too late"):
+                services.announce(volunteer, facts, later(came_s))
+
+
 def begun_at(version):
     """Return the recipe of a round that began at one version and went on from a newer one."""
     chunk = {"chunk": "0" * 16, "opening": 0, "draw": 0}

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from test_training import LAYERS, Run, model_bytes, moving
+from test_training import LAYERS, Run, model_bytes, move_at_once, moving
 
 from handcar import files
 from handcar.data import chunks as codec
@@ -28,7 +28,7 @@ from handcar.protocol.messages import (
     Series,
     Start,
 )
-from handcar.volunteer import auditing, training
+from handcar.volunteer import auditing
 from handcar.volunteer.rounds import Errand, Inbox
 from handcar.wire import frames
 
@@ -106,7 +106,7 @@ def test_what_an_honest_volunteer_sent_comes_out_again(ned: Run, tmp_path: Path)
 
 
 def test_a_round_that_took_up_versions_comes_out_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    move_at_once(monkeypatch)
     ned = moving(tmp_path / "ned").train(2)
     assert [len(one.starts()) for one in ned.made] == [3, 3]
     errand = errand_of(ned, asked_of(ned))

@@ -170,10 +170,10 @@ def test_a_newer_version_is_taken_up_in_the_middle_with_what_the_round_changed(t
     round = rounds.begin(inbox, number=2)
     began_at = round.start
     weights = trained(round, 2)
-    assert not rounds.may_move(round, inbox), "there is no newer one"
+    assert rounds.moves_left(round, inbox) == 0, "there is no newer one"
     newer = BASE + np.float32(0.5)
     inbox.take_up(4, newer, [one.id])
-    assert rounds.may_move(round, inbox)
+    assert rounds.moves_left(round, inbox) > 0
     moved = rounds.move(round, weights, inbox)
     assert round.start.tobytes() == newer.tobytes()
     assert (round.base_version, round.carried) == (4, ())
@@ -195,7 +195,7 @@ def test_other_rules_take_no_version_up_in_the_middle(task: Task, starts: str):
     round = rounds.begin(inbox, number=1)
     trained(round)
     inbox.take_up(4, BASE, [])
-    assert not rounds.may_move(round, inbox)
+    assert rounds.moves_left(round, inbox) == 0
 
 
 def test_a_round_takes_up_as_many_versions_as_a_recipe_may_tell(task: Task):
@@ -204,12 +204,12 @@ def test_a_round_takes_up_as_many_versions_as_a_recipe_may_tell(task: Task):
     weights = trained(round)
     for version in range(4, 4 + limits.RECIPE_STARTS):
         inbox.take_up(version, BASE, [])
-        assert rounds.may_move(round, inbox)
+        assert rounds.moves_left(round, inbox) > 0
         weights = rounds.move(round, weights, inbox)
-        assert not rounds.may_move(round, inbox), "there is no newer one"
+        assert rounds.moves_left(round, inbox) == 0, "there is no newer one"
         round.steps += 1
     inbox.take_up(99, BASE, [])
-    assert not rounds.may_move(round, inbox)
+    assert rounds.moves_left(round, inbox) == 0
     assert rounds.begin(inbox, number=2).base_version == 99
 
 
@@ -218,7 +218,7 @@ def test_a_version_that_came_before_a_restart_is_taken_up_after_it(task: Task):
     round = before.begin(Inbox(), number=1)
     trained(round)
     newer = BASE + np.float32(1)
-    assert rounds_of(task, base=(4, newer)).may_move(round, Inbox())
+    assert rounds_of(task, base=(4, newer)).moves_left(round, Inbox()) > 0
 
 
 def test_nobody_can_train_again_what_began_where_a_restored_server_never_was(task: Task):

@@ -27,6 +27,7 @@ from handcar.data.order import Sampler
 from handcar.modelfile import build
 from handcar.modelfile.check import check
 from handcar.modelfile.shapes import infer
+from handcar.protocol import limits
 from handcar.protocol.messages import RoundLimits, UpdateAnnouncement
 from handcar.volunteer import budget as budgets
 from handcar.volunteer import checkpoint, training
@@ -37,6 +38,7 @@ from handcar.volunteer.rounds import Inbox, Rounds
 from handcar.volunteer.schedule import Schedule
 from handcar.volunteer.training import Plan, Training
 from handcar.wire import frames
+from handcar.wire.layout import Layout, TensorSpec
 
 STEPS = 60
 LAYERS = [
@@ -325,6 +327,11 @@ def moving(folder: Path, raw: bytes = model_bytes(), *, at: tuple[int, ...] = (2
     return run
 
 
+def move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    monkeypatch.setattr(training, "ENOUGH_MOVES_S", np.inf)
+
+
 NOISY = [LAYERS[0], {"layer": "BatchNormalization"}, {"layer": "Dropout", "rate": 0.3}, LAYERS[3]]
 
 
@@ -332,7 +339,7 @@ NOISY = [LAYERS[0], {"layer": "BatchNormalization"}, {"layer": "Dropout", "rate"
 def test_a_round_that_took_up_versions_is_trained_again(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    move_at_once(monkeypatch)
     layers = NOISY if backend == "tensorflow" else LAYERS
     run = moving(tmp_path, model_bytes(layers)).train(3)
     starts = run.made[-1].starts()
@@ -351,7 +358,7 @@ def test_a_round_that_took_up_versions_is_trained_again(
 def test_a_round_that_took_up_a_version_and_was_restarted_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "MOVES_SHARE", 0)
+    move_at_once(monkeypatch)
     run, made = moving(tmp_path, model_bytes(NOISY), at=(10, 40)), itertools.count(1)
     bring = run.on_step
 
@@ -368,6 +375,38 @@ def test_a_round_that_took_up_a_version_and_was_restarted_is_trained_again(
     assert [part.steps for part in last.recipe.drawn] == [25, STEPS - 25]
     assert [one.steps for one in last.starts()] == [10, 30, 20]
     assert run.replayed()["exact"] >= 0.99999
+
+
+def test_a_long_round_takes_versions_up_all_along(tmp_path: Path):
+    def never(text: object) -> None:
+        raise AssertionError(text)
+
+    task, layout = Task(tmp_path), Layout((TensorSpec("kernel", (3,)),))
+    rounds = Rounds(
+        task,
+        model_id="small",
+        layout=layout,
+        base=(0, np.zeros(3, np.float32)),
+        pending={},
+        journal=Journal(task.journal),
+        update_step=2.0,
+    )
+    inbox, budget = Inbox(), RoundBudget(10_000, 1700.0, 2.0)
+    plan = Plan(task, None, layout, budget, seed=1, schedule=Schedule(16))
+    thread = Training(
+        plan, rounds=rounds, sampler=None, inbox=inbox, made=never, say=never, ended=never
+    )
+    thread.progress = training.Progress(steps_per_second=1.0)
+    round, moved = rounds.begin(inbox, number=1), []
+    for now in range(1700):
+        round.steps, round.seconds = now, float(now)
+        inbox.take_up(now, np.zeros(3, np.float32), [])
+        if now and thread.may_move(round, float(now)):
+            rounds.move(round, round.start, inbox)
+            thread._moved_at = float(now)
+            moved.append(now)
+    assert len(moved) == limits.RECIPE_STARTS
+    assert max(np.diff([0, *moved, 1700])) < 120
 
 
 def test_versions_are_not_taken_up_all_the_time(tmp_path: Path):

@@ -12,7 +12,7 @@ FEW, MANY = 4.0, 8.0
 """Up to so many effective volunteers the owner's rate is best, and twice that from so many on."""
 GAIN_EXPONENT = 1 / 3
 GAIN_MOST = 2.5
-YOUNG = 200.0
+YOUNG = 100.0
 """Steps that an optimizer makes before its rate is at its height, where there are several."""
 
 
@@ -58,7 +58,7 @@ def rate_factor(effective_volunteers: float, steps_done: float) -> float:
 
     Less at first. `steps_done`, everyone's together, are shared by as many optimizers, each of
     which begins afresh; an owner's warm-up, told in everyone's steps, is over when they have
-    made few. So rates rise until each has made 200 of its own. Who is alone has the owner's.
+    made few. So rates rise until each has made 100 of its own. Who is alone has the owner's.
     """
     full = 1.0 + min(1.0, max(0.0, (effective_volunteers - FEW) / (MANY - FEW)))
     return full * min(1.0, max(1.0, steps_done / YOUNG) / max(1.0, effective_volunteers))

@@ -5,6 +5,17 @@ from __future__ import annotations
 FREE_ROUNDS = 4.0
 HALVING_ROUNDS = 2.0
 REFUSED_ROUNDS = 12.0
+SENDING = 0.1
+"""The share of its round that sending an update may take, where the line is thin."""
+
+
+def rounds(late_s: float, *, usual_s: float, own_s: float) -> float:
+    """Return how many rounds late an update is that came `late_s` after its base was superseded.
+
+    Rounds are as long as is usual; but a thin line that makes a round of half an hour beside
+    rounds of seconds needs minutes to send it, and is not late for that.
+    """
+    return late_s / max(usual_s, SENDING * own_s)
 
 
 def weight(rounds_late: float) -> float:

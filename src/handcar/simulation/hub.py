@@ -197,7 +197,8 @@ class Hub:
         if update.base_version >= self.newest.number:
             return 1.0
         late = self._clock.now - self._published_at[update.base_version + 1]
-        return staleness.weight(late / self.round_seconds())
+        usual_s, own_s = self.round_seconds(), update.seconds
+        return staleness.weight(staleness.rounds(late, usual_s=usual_s, own_s=own_s))
 
     # -- versions
 

@@ -146,11 +146,12 @@ class Rounds:
             start = frames.apply(self._change(update), start, self._layout)
         return version, carried, start
 
-    def may_move(self, round: Round, inbox: Inbox) -> bool:
-        """Say whether a round can go on from a newer version than it started from."""
+    def moves_left(self, round: Round, inbox: Inbox) -> int:
+        """Return how often a round may still go on from a newer version; 0 if there is none."""
         newer = inbox.has_version or self._base[0] != round.base_version
-        few = len(round.earlier_starts) < limits.RECIPE_STARTS
-        return newer and few and self.starts == "carried"
+        if not newer or self.starts != "carried":
+            return 0
+        return limits.RECIPE_STARTS - len(round.earlier_starts)
 
     def move(self, round: Round, weights: Flat, inbox: Inbox) -> Flat:
         """Let a round go on from the newest version; return what its weights are now.

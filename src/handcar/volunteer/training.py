@@ -51,6 +51,8 @@ AFRESH_STEPS = 500
 trains again all those since then (docs/decisions/0012-reproducible-rounds.md)."""
 MOVES_SHARE = 20
 """A round goes on for so many times as long as taking up a version lasts before it does so."""
+ENOUGH_MOVES_S = 10.0
+"""For so long a round may take versions up as they come."""
 M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
 """Options of glibc's `mallopt`, as malloc.h numbers them."""
 
@@ -241,11 +243,21 @@ class Training(threading.Thread):
     def may_move(self, round: Round, now: float) -> bool:
         """Say whether to go on from a newer version now: one is here, and enough time has passed.
 
-        The first steps after it wait for it, so it must not happen all the time.
+        The first steps after it wait for it, so it must not happen all the time; and what a round
+        may do a few times is spread over it, so that a long one ends near the newest version.
         """
-        if not self._rounds.may_move(round, self._inbox):
+        moves = self._rounds.moves_left(round, self._inbox)
+        if moves == 0:
             return False
-        return now - self._moved_at >= MOVES_SHARE * (self._move_s or 0.0)
+        since = now - self._moved_at
+        rests = since >= MOVES_SHARE * (self._move_s or 0.0)
+        return rests and since * moves >= self._seconds_left(round) - ENOUGH_MOVES_S
+
+    def _seconds_left(self, round: Round) -> float:
+        """Return how long a round goes on, as far as is known."""
+        rate, budget = self.progress.steps_per_second, self.budget
+        by_steps = (budget.max_steps - round.steps) / rate if rate else 0.0
+        return min(budget.max_seconds - round.seconds, by_steps)
 
     def _move(self, round: Round) -> None:
         """Go on from the newest version, with what the round has changed so far."""

@@ -139,7 +139,10 @@ def decoded(update: Update) -> Flat:
 
 
 def _judge(update: Update, now: datetime) -> None:
-    late_weight = timing.late_weight(update.model, update.base_version, update.received_at or now)
+    came_at = update.received_at or now
+    late_weight = timing.late_weight(
+        update.model, update.base_version, came_at, seconds=update.seconds
+    )
     verdict = _examine(update)
     reason = _unfit(update, late_weight) or (None if verdict.is_by_length else verdict.reason)
     if reason is not None:

@@ -169,7 +169,7 @@ def _expect_fresh(model: TrainingModel, facts: UpdateAnnouncement, now: datetime
             problems.GONE,
             f"it was begun at version {oldest}, which is no longer kept: too late to count",
         )
-    if timing.late_weight(model, facts.base_version, now) == 0.0:
+    if timing.late_weight(model, facts.base_version, now, seconds=facts.seconds) == 0.0:
         raise Refusal(problems.GONE, timing.too_late_text(facts.base_version))
 
 

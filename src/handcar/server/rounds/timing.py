@@ -6,6 +6,7 @@ import statistics
 from datetime import datetime
 
 from handcar.merging import staleness
+from handcar.protocol import limits
 from handcar.server.catalog.models import TrainingModel
 from handcar.server.rounds.models import ACCEPTED, Update, Version
 
@@ -26,18 +27,20 @@ def usual_seconds(model: TrainingModel) -> float | None:
     return statistics.median(last) if last else None
 
 
-def late_weight(model: TrainingModel, base_version: int, at: datetime) -> float:
+def late_weight(model: TrainingModel, base_version: int, at: datetime, *, seconds: float) -> float:
     """Return how much an update that came `at` this time counts, in [0, 1].
 
-    Late is what came after its base version was superseded, in rounds of time: versions
-    would count a fast crowd's merges against a slow volunteer.
+    Late is what came after its base version was superseded, in rounds of time: versions would
+    count a fast crowd's merges against a slow volunteer. `seconds` is how long its round was.
     """
     following = Version.objects.filter(model=model, number=base_version + 1)
     superseded = following.values_list("published_at", flat=True).first()
     if superseded is None:
         return 1.0
     late_s = max(0.0, (at - superseded).total_seconds())
-    return staleness.weight(late_s / round_seconds(model))
+    own_s = min(seconds, limits.ROUND_S)
+    late = staleness.rounds(late_s, usual_s=round_seconds(model), own_s=own_s)
+    return staleness.weight(late)
 
 
 def too_late_text(base_version: int) -> str:
