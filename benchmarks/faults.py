@@ -182,8 +182,10 @@ def _judge_versions(project: Project, found: Findings) -> None:
     found.doubled += [f"{count} merged updates have the bytes {digest}" for digest, count in same]
     parts = project.rows(
         "select p.number, p.updates_merged, count(u.id) from rounds_participation p "
-        "left join rounds_update u on u.volunteer_id = p.volunteer_id and u.model_id = p.model_id "
-        "and u.state = 'merged' group by p.id, p.number, p.updates_merged"
+        "left join (select u.* from rounds_update u join rounds_version v on v.id = u.version_id "
+        "where u.state = 'merged' and not v.undone) u "
+        "on u.volunteer_id = p.volunteer_id and u.model_id = p.model_id "
+        "group by p.id, p.number, p.updates_merged"
     )
     found.doubled += [
         f"volunteer {number} is said to have {told} merged updates, and has {count}"

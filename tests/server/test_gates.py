@@ -245,6 +245,17 @@ def test_an_update_does_not_wait_for_ever_for_a_broken_evaluator(digits, model, 
     assert not evaluation.to_gate().exists()
 
 
+def test_what_was_looked_at_before_the_clock_was_set_back_does_not_wait_for_ever(
+    digits, model, tmp_path
+):
+    told = recipe()
+    update = send(digits, model, digits.join(), trained(model, tmp_path, told), recipe=told)
+    Update.objects.filter(id=update.pk).update(examined_at=later(3 * 24 * 3600))
+    assert checks.pass_one(later(0))
+    update.refresh_from_db()
+    assert update.state == "checked"
+
+
 def test_one_that_waits_does_not_hold_up_others(digits, model, tmp_path, monkeypatch):
     change = trained(model, tmp_path, recipe())
     waiting = send(digits, model, digits.join(), change)

@@ -19,7 +19,7 @@ SERVER_S_A_WEIGHT = 4.5e-8
 SERVER_LOAD = 0.5
 """How much of the worker's time updates may take."""
 
-SPEEDUPS: Mapping[int, float] = {1: 0.8, 4: 1.75, 8: 3.3, 16: 4.3, 64: 4.6}
+SPEEDUPS: Mapping[int, float] = {1: 0.8, 4: 2.2, 8: 3.9, 16: 4.9, 64: 3.1}
 """Speed-up over one machine that is never off, by volunteers (speeds ten times apart, a fifth of
 them away), in trainings of 4,000 rounds' worth of one machine's work: mean of the tasks measured
 (benchmarks/convergence.py, docs/decisions/0013-merging-measured.md)."""

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from django.conf import settings
+from django.db.models import Q
 
 from handcar.errors import Corrupt, StateConflict, StoreAway
 from handcar.merging import direction, filters, trust
@@ -347,8 +348,12 @@ def waiting(model_id: str) -> int:
 
 
 def pass_one(now: datetime) -> bool:
-    """Let go on what has waited too long for the gate or the audit; say whether there was one."""
-    rows = Update.objects.filter(state=RECEIVED, examined_at__lt=now - WAIT)
+    """Let go on what has waited too long for the gate or the audit; say whether there was one.
+
+    What was looked at in the future, before the clock was set back, has waited too.
+    """
+    waited = Q(examined_at__lt=now - WAIT) | Q(examined_at__gt=now + WAIT)
+    rows = Update.objects.filter(waited, state=RECEIVED)
     update = rows.select_related("model").order_by("examined_at").first()
     if update is None:
         return False
