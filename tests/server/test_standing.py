@@ -140,8 +140,8 @@ def test_rates_grow_with_the_effective_volunteers(server, model, effective, fact
 
 def test_the_rates_of_many_begin_low(server, model):
     own = 8 * model.batch_size  # so many records are a step of each of 8
-    assert pace.rate_factor(model, 8, 50 * own) == pytest.approx(0.5)
-    assert pace.rate_factor(model, 8, 200 * own) == pytest.approx(2.0)
+    assert pace.rate_factor(model, 8, 25 * own) == pytest.approx(0.5)
+    assert pace.rate_factor(model, 8, 100 * own) == pytest.approx(2.0)
     assert pace.rate_factor(model, 1, 0) == 1.0
 
 

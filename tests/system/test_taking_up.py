@@ -5,6 +5,11 @@ from processes import Place, blobs_dataset, model_file
 
 pytestmark = pytest.mark.system
 
+WIDE = [
+    {"layer": "Dense", "units": 1000, "activation": "relu"},
+    {"layer": "Dense", "units": 1000, "activation": "relu"},
+    {"layer": "Dense", "units": 10, "activation": "softmax"},
+]
 MOVED = "json_array_length(recipe, '$.earlier_starts') > 0"
 
 
@@ -14,7 +19,9 @@ def count(here: Place, also: str) -> int:
 
 def test_a_round_that_took_up_a_version_is_merged_and_trained_again(here: Place):
     blobs_dataset(here.folder)
-    here.publish(model_file(here.folder, round={"max_steps": 1000, "max_seconds": 3}))
+    # Steps so slow that a round lasts far longer than it takes to go on from another version.
+    asked = {"max_steps": 1000, "max_seconds": 4}
+    here.publish(model_file(here.folder, layers=WIDE, round=asked))
     here.join("ann")
     here.join("bob")
     here.until(lambda: count(here, "state = 'merged'") > 2, "it counts")

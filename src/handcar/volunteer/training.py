@@ -49,7 +49,7 @@ WAIT_S = 0.1
 AFRESH_STEPS = 500
 """The optimizer begins afresh at the first round after so many steps: whoever checks a round
 trains again all those since then (docs/decisions/0012-reproducible-rounds.md)."""
-MOVES_SHARE = 20
+MOVES_SHARE = 10
 """A round goes on for so many times as long as taking up a version lasts before it does so."""
 ENOUGH_MOVES_S = 10.0
 """For so long a round may take versions up as they come."""
