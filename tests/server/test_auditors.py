@@ -219,12 +219,12 @@ def test_who_was_drawn_is_told_of_all_that_a_round_started_from(server, model):
 def test_nobody_is_drawn_for_what_takes_too_much_memory(server, model, monkeypatch):
     trusted(server)
     weights = layout_of(model).size
-    monkeypatch.setattr(auditors, "MEMORY_BYTES", 4 * weights)
+    monkeypatch.setattr(auditors, "MEMORY_BYTES", 8 * weights)
     newcomer(server, model, "nina", seed=1)
     assert Audit.objects.count() == 1
     Audit.objects.all().delete()
     Participation.objects.update(audits_after=None)
-    monkeypatch.setattr(auditors, "MEMORY_BYTES", 4 * weights - 1)
+    monkeypatch.setattr(auditors, "MEMORY_BYTES", 8 * weights - 1)
     newcomer(server, model, "nora", seed=2)
     assert not Audit.objects.exists()
 

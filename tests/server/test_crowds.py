@@ -247,9 +247,9 @@ def test_what_was_heard_late_does_not_make_it_seem_longer_ago(remembering):
     remembering.model()
     ann = remembering.join()
     beat(remembering, ann)
-    Participation.objects.update(heard_at=later(50))
+    Participation.objects.update(heard_at=later(100))
     participation.waiting.write()
-    assert Participation.objects.get().heard_at > later(40)
+    assert Participation.objects.get().heard_at > later(90)
 
 
 def test_what_could_not_be_written_is_written_the_next_time(remembering, monkeypatch):

@@ -31,15 +31,7 @@ from handcar.server.rounds import (
 )
 from handcar.server.rounds.models import Alert, Audit, Participation, Update, Version
 from handcar.wire import frames
-from server_api import (
-    announcement,
-    chunk,
-    frame_of,
-    later,
-    layout_of,
-    newest,
-    work,
-)
+from server_api import announcement, chunk, frame_of, later, layout_of, newest, work
 
 STEPS = 30
 LAYERS = ((100, "relu"), (3, "softmax"))
@@ -82,7 +74,7 @@ def recipe(seed=5, chunk_number=0):
     return {"backend": "tensorflow", "update_step": 3.0, "drawn": [drawn.model_dump(mode="json")]}
 
 
-def replayed(model, folder, told, *, wrong_labels=False, base=None, walked=None):
+def replayed(model, folder, told, *, wrong_labels=False, walked=None):
     """Return what comes of a round of this recipe, from the newest version or others."""
     store = BlockStore(folder)
     for row in Chunk.objects.filter(split="train"):
@@ -93,7 +85,7 @@ def replayed(model, folder, told, *, wrong_labels=False, base=None, walked=None)
     if wrong_labels:
         batches = ((x, (y + 1) % 3) for x, y in batches)
     network = trainer.Network(modelfiles.parsed(model.model_file), layout_of(model), seed=9)
-    walked = walked or [(newest(model).number if base is None else base, STEPS)]
+    walked = walked or [(newest(model).number, STEPS)]
     starts = [trainer.PastStart(partial(weights_of, model, number), n) for number, n in walked]
     nothing = np.zeros(layout_of(model).size, np.float32)
     past = trainer.PastRound(starts, 1, RatePlan(), [(STEPS, batches)], nothing, 3.0)
@@ -421,7 +413,8 @@ def test_a_wrong_accusation_costs_the_auditor_alone(digits, model, tmp_path, tes
 def test_of_a_bad_round_that_was_merged_meanwhile_the_owner_is_told(digits, model, tmp_path, tess):
     update, audit = drawn_for(digits, model, tmp_path, wrong_labels=True)
     work(later(30))
-    answered(digits, tess, audit, replayed(model, tmp_path / "tess", recipe(), base=0).expected)
+    computed = replayed(model, tmp_path / "tess", recipe(), walked=[(0, STEPS)])
+    answered(digits, tess, audit, computed.expected)
     assert settled(audit) == "failed"
     update.refresh_from_db()
     assert (update.state, update.audit) == ("merged", "failed")

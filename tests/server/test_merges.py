@@ -88,13 +88,18 @@ def test_updates_are_merged_oldest_first_and_just_enough(server, model):
     assert plan.activity.round_steps == 400
 
 
-def test_work_below_half_a_round_waits_for_a_rounds_time(server, model):
+def one_of_four_waits(server, model):
+    """Merge a round of four volunteers, and let one send again; return the version."""
     people = [server.join(f"v{n}") for n in range(4)]
     for seed, who in enumerate(people):
         server.deliver(who, update_frame(model, seed=seed))
     work()
-    before = newest(model).number
     server.deliver(people[0], update_frame(model, seed=9))
+    return newest(model).number
+
+
+def test_work_below_half_a_round_waits_for_a_rounds_time(server, model):
+    before = one_of_four_waits(server, model)
     work()
     assert newest(model).number == before
     work(later(21))
@@ -102,12 +107,7 @@ def test_work_below_half_a_round_waits_for_a_rounds_time(server, model):
 
 
 def test_after_the_clock_was_set_back_work_below_half_a_round_waits_no_longer(server, model):
-    people = [server.join(f"v{n}") for n in range(4)]
-    for seed, who in enumerate(people):
-        server.deliver(who, update_frame(model, seed=seed))
-    work()
-    before = newest(model).number
-    server.deliver(people[0], update_frame(model, seed=9))
+    before = one_of_four_waits(server, model)
     Version.objects.filter(number=before).update(published_at=later(3600))
     work()
     assert newest(model).number == before + 1

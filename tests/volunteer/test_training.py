@@ -294,21 +294,27 @@ def test_layers_that_draw_by_chance_draw_the_same_again(tmp_path: Path):
     assert run.replayed(seed=run.made[-1].seed + 1)["sent"] < 0.99
 
 
+def restarted(run: Run, *, after: int, rounds: int) -> Run:
+    """Stop a volunteer after some steps, and let it make rounds when it runs again."""
+    on_step, made = run.on_step, itertools.count(1)
+
+    def stop(network: object) -> None:
+        on_step(network)
+        if next(made) == after:
+            run.inbox.stop.set()
+
+    run.on_step = stop
+    run.train(0)
+    run.inbox = Inbox()
+    return run.train(rounds)
+
+
 def test_a_round_that_a_restart_interrupted_is_trained_again(tmp_path: Path):
     layers = [LAYERS[0], {"layer": "Dropout", "rate": 0.2}, *LAYERS[2:]]
     run = Run(tmp_path, raw=model_bytes(layers)).train(2)
     assert checkpoint.load(run.task.checkpoint, run.layout.size).round.steps == 0
-    run.inbox, made = Inbox(), []
-
-    def stop_after_25(network: object) -> None:
-        made.append(network)
-        if len(made) == 25:
-            run.inbox.stop.set()
-
-    run.on_step = stop_after_25
-    run.train(0)
     run.inbox = Inbox()
-    run.train(3)
+    restarted(run, after=25, rounds=3)
     last = run.made[-1]
     assert [part.steps for part in last.recipe.drawn] == [25, STEPS - 25]
     assert len(last.recipe.after) == 2
@@ -359,18 +365,7 @@ def test_a_round_that_took_up_a_version_and_was_restarted_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     move_at_once(monkeypatch)
-    run, made = moving(tmp_path, model_bytes(NOISY), at=(10, 40)), itertools.count(1)
-    bring = run.on_step
-
-    def stop_after_25(network: object) -> None:
-        bring(network)
-        if next(made) == 25:
-            run.inbox.stop.set()
-
-    run.on_step = stop_after_25
-    run.train(0)
-    run.inbox = Inbox()
-    run.train(1)
+    run = restarted(moving(tmp_path, model_bytes(NOISY), at=(10, 40)), after=25, rounds=1)
     last = run.made[-1]
     assert [part.steps for part in last.recipe.drawn] == [25, STEPS - 25]
     assert [one.steps for one in last.starts()] == [10, 30, 20]
@@ -403,18 +398,22 @@ def test_a_long_round_takes_versions_up_all_along(tmp_path: Path):
         inbox.take_up(now, np.zeros(3, np.float32), [])
         if now and thread.may_move(round, float(now)):
             rounds.move(round, round.start, inbox)
-            thread._moved_at = float(now)
+            thread._started_at = float(now)
             moved.append(now)
     assert len(moved) == limits.RECIPE_STARTS
     assert max(np.diff([0, *moved, 1700])) < 120
 
 
-def test_versions_are_not_taken_up_all_the_time(tmp_path: Path):
-    run = moving(tmp_path, at=tuple(range(STEPS)))
-    run.train(2)
-    first, second = (len(one.starts()) for one in run.made)
+@pytest.mark.parametrize("freely", [True, False])
+def test_versions_are_not_taken_up_all_the_time(
+    tmp_path: Path, freely: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if freely:
+        move_at_once(monkeypatch)
+    run = moving(tmp_path, at=tuple(range(STEPS))).train(2)
+    starts = len(run.made[-1].starts())
     # Steps of a small model are far shorter than it takes to go on from another version.
-    assert second < STEPS // 2
+    assert starts == limits.RECIPE_STARTS + 1 if freely else starts < limits.RECIPE_STARTS / 2
 
 
 def test_the_optimizer_begins_afresh_now_and_then(tmp_path: Path):

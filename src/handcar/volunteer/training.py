@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import numpy as np
@@ -137,12 +137,13 @@ class Training(threading.Thread):
         self._records_per_second: float | None = None
         self.between_s: float | None = None
         """From a round's last step to the first of the next, on the whole; none: not known."""
-        self._is_between = False
-        self._last_step_at: float | None = None
         self._move_s: float | None = None
         """From the last step before a version is taken up to the first one after it."""
-        self._is_moving = False
-        self._moved_at = 0.0
+        self._pause: Literal["between", "move"] | None = None
+        """What the next step comes after."""
+        self._last_step_at: float | None = None
+        self._started_at = 0.0
+        """When the first step was made from where the round started, or went on from."""
 
     def run(self) -> None:
         """Train; tell `ended` at the end, whatever happens."""
@@ -205,7 +206,7 @@ class Training(threading.Thread):
         self._network.begin(round.start, rate=round.rate, afresh=afresh)
         self._network.draw_from(round.seed, 0)
         self._feed.begin_round()
-        self._is_between, self._is_moving = True, False
+        self._pause = "between"
         return round
 
     def _own(self, round: Round) -> Own:
@@ -249,7 +250,7 @@ class Training(threading.Thread):
         moves = self._rounds.moves_left(round, self._inbox)
         if moves == 0:
             return False
-        since = now - self._moved_at
+        since = now - self._started_at
         rests = since >= MOVES_SHARE * (self._move_s or 0.0)
         return rests and since * moves >= self._seconds_left(round) - ENOUGH_MOVES_S
 
@@ -262,7 +263,7 @@ class Training(threading.Thread):
     def _move(self, round: Round) -> None:
         """Go on from the newest version, with what the round has changed so far."""
         self._network.set(self._rounds.move(round, self._network.get(), self._inbox))
-        self._is_moving = True
+        self._pause = "move"
 
     def _steps_left(self, round: Round) -> tuple[int, float]:
         return budgets.stretch(self.budget, steps=round.steps, seconds=round.seconds)
@@ -401,15 +402,19 @@ class Training(threading.Thread):
     def use(self, now: float) -> None:
         """Take note that a batch was trained on."""
         self._feed.use()
-        took_s = None if self._last_step_at is None else now - self._last_step_at
-        if self._is_between or self._is_moving:
-            self._moved_at = now
-        if self._is_between and took_s is not None:
-            self.between_s = budgets.mean(self.between_s, took_s)
-        elif self._is_moving and took_s is not None:
-            self._move_s = budgets.mean(self._move_s, took_s)
-        self._is_between = self._is_moving = False
+        if self._pause is not None:
+            self._end_pause(now)
         self._last_step_at = now
+
+    def _end_pause(self, now: float) -> None:
+        """Note how long a pause was, if nothing but the machine's own work was in it."""
+        if self._last_step_at is not None:
+            took_s = now - self._last_step_at
+            if self._pause == "between":
+                self.between_s = budgets.mean(self.between_s, took_s)
+            else:
+                self._move_s = budgets.mean(self._move_s, took_s)
+        self._pause, self._started_at = None, now
 
     @property
     def checkpoint_s(self) -> float:

@@ -85,9 +85,12 @@ def draw(update: Update, now: datetime) -> Audit | None:
         return None
     steps = sum(one.steps for one in told)
     rows = list(_able(update, steps, now).order_by("-heard_at")[:AMONG])
-    if not rows or not _is_small(update, told):
+    if not rows:
         return None
-    needs = [str(id) for id in {update.pk: None, **_others(told)}]
+    others = _others(told)
+    if not _is_small(update, told, others):
+        return None
+    needs = [str(id) for id in {update.pk: None, **others}]
     try:
         return _drawn(update, secrets.choice(rows), steps, needs, now)
     except IntegrityError:  # another process has drawn for it
@@ -130,12 +133,9 @@ def _is_plausible(update: Update) -> bool:
 
 def _others(told: list[Update]) -> dict[UUID, Update]:
     """Return what came before the last round, and what the rounds carried, as far as is known."""
-    carried = _own(told[-1], list(dict.fromkeys(_carried(told))))
+    ids = {id: None for start in _starts(told) for id in start.carried}
+    carried = _own(told[-1], list(ids))
     return {one.pk: one for one in (*told[:-1], *carried)}
-
-
-def _carried(told: list[Update]) -> list[UUID]:
-    return [id for start in _starts(told) for id in start.carried]
 
 
 def _starts(told: list[Update]) -> list[Start]:
@@ -148,16 +148,16 @@ def _own(update: Update, ids: list[UUID]) -> list[Update]:
     return [found[id] for id in ids] if found.keys() >= set(ids) else []
 
 
-def _is_small(update: Update, told: list[Update]) -> bool:
+def _is_small(update: Update, told: list[Update], others: dict[UUID, Update]) -> bool:
     """Say whether all of it is here, and fits on a volunteer's machine."""
-    others, oldest = _others(told), services.oldest_merged(update.model_id)
-    if not set(_carried(told)) <= others.keys() or not all(
-        _is_kept(one, oldest) for one in others.values()
-    ):
+    starts, oldest = _starts(told), services.oldest_merged(update.model_id)
+    carried = {id for start in starts for id in start.carried}
+    if not carried <= others.keys() or not all(_is_kept(one, oldest) for one in others.values()):
         return False
     if sum(one.size for one in others.values()) > SENT_BYTES:
         return False
-    arrays = len({start.base_version for start in _starts(told)}) + len(others)
+    # The versions, what was sent, and the start that is made of them.
+    arrays = len({start.base_version for start in starts}) + len(others) + 1
     return bool(4 * update.model.weights * arrays <= MEMORY_BYTES)
 
 

@@ -169,7 +169,7 @@ def _write(told: Mapping[int, Told]) -> list[int]:
 
 def _times(at: datetime) -> tuple[Any, ...]:
     adapt = connection.ops.adapt_datetimefield_value
-    return adapt(at), adapt(at + GIVEN_UP), adapt(at)
+    return adapt(at), adapt(at + timedelta(seconds=limits.GONE_AFTER_S)), adapt(at)
 
 
 def _statement() -> str:
