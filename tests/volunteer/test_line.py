@@ -196,3 +196,13 @@ def test_a_new_line_is_measured_within_a_second_or_so(tmp_path):
         time.sleep(lines.MEASURED_FIRST_S)
         new.received(1000)
         assert new.bytes_per_s("down")
+
+
+def test_the_seconds_in_which_the_systems_buffers_run_empty_count_going_up(tmp_path):
+    here = line(tmp_path)
+    with here.transfer("up"):
+        here.send(100_000)
+        time.sleep(lines.MEASURED_FIRST_S)
+        here.count(up=100)  # a short message in the middle, so that the rate is taken there
+        time.sleep(2 * lines.MEASURED_FIRST_S)
+    assert here.bytes_per_s("up") == pytest.approx(100_100 / (3 * lines.MEASURED_FIRST_S), rel=0.3)

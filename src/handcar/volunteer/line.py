@@ -195,7 +195,9 @@ class _Direction:
         if after_s is None:  # what was never measured is wanted soon
             known = self.meter.bytes_per_s is not None
             after_s = MEASURED_EVERY_S if known else MEASURED_FIRST_S
-        if self.transfers and self._bytes and seconds > after_s:
+        # What is handed over waits in the system's buffers: going up, seconds without a byte count.
+        tells = self._bytes or (self._way == "up" and not self._is_silent)
+        if self.transfers and tells and seconds > after_s:
             self.meter.note(self._bytes, seconds)
             self._since, self._bytes = now, 0
 
