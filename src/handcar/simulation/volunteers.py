@@ -25,9 +25,11 @@ from handcar.simulation.learner import Learner, Rates, Rows
 from handcar.simulation.scenario import Scenario
 from handcar.simulation.updates import Pace, Update
 from handcar.volunteer import budget as budgets
-from handcar.volunteer import state as states
+from handcar.volunteer import events, instructions
 from handcar.volunteer.budget import Allowance, Known, RoundBudget
-from handcar.volunteer.state import Event, Instruction, State
+from handcar.volunteer.events import Event
+from handcar.volunteer.instructions import Instruction
+from handcar.volunteer.state import State
 from handcar.wire import frames
 from handcar.wire.codecs import round_bf16
 from handcar.wire.feedback import feedback_of, to_feed_back
@@ -169,7 +171,7 @@ class Volunteer:
             first = min(setting.scenario.records.first, len(self.machine.chunks))
             self._here = list(self._digests)[:first]
         self._on(
-            states.Started(
+            events.Started(
                 version=self._base.number if self._has_weights else None,
                 chunks=frozenset(self._here),
                 unsent=tuple(self._unsent),
@@ -189,7 +191,7 @@ class Volunteer:
 
     def _tick(self) -> None:
         if self._state.next_wake(self._setting.clock.now) <= 1e-6:
-            self._on(states.Tick())
+            self._on(events.Tick())
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         life = self._life
@@ -206,37 +208,37 @@ class Volunteer:
     def _run(self, instruction: Instruction) -> None:  # noqa: C901 - one line a kind
         latency_s = self._setting.scenario.lines.latency_s
         match instruction:
-            case states.AskAssignment():
+            case instructions.AskAssignment():
                 self._pace = self._setting.hub.pace()
-                self._answer(2 * latency_s, states.Assigned(self._assignment))
-            case states.FetchChunk(link):
+                self._answer(2 * latency_s, events.Assigned(self._assignment))
+            case instructions.FetchChunk(link):
                 self._later(self._chunk_seconds(), lambda: self._chunk_here(link.sha256))
-            case states.FetchWeights(_, merged):
+            case instructions.FetchWeights(_, merged):
                 self._fetch_weights(merged)
-            case states.BeginTraining():
+            case instructions.BeginTraining():
                 self._begin()
-            case states.AddChunk(digest):
+            case instructions.AddChunk(digest):
                 self._feed.add(digest, self.machine.chunks[self._digests[digest]])
-            case states.TakeUp(_, merged):
+            case instructions.TakeUp(_, merged):
                 self._take_up(merged)
-            case states.Drop(ids):
+            case instructions.Drop(ids):
                 self._forget(ids)
-            case states.SendUpdate(id):
+            case instructions.SendUpdate(id):
                 update = self._updates[id]
                 self._later(self._upload_seconds(update.bytes), lambda: self._sent(update))
-            case states.SendHeartbeat(pending):
+            case instructions.SendHeartbeat(pending):
                 self._later(latency_s, lambda: self._heartbeat(pending))
 
     def _chunk_here(self, digest: str) -> None:
         self._here.append(digest)
-        self._on(states.ChunkHere(digest, at_once=1))
+        self._on(events.ChunkHere(digest, at_once=1))
 
     def _heartbeat(self, pending: tuple[UUID, ...]) -> None:
         setting = self._setting
         setting.hub.heard(self.machine.number)
         reply = setting.hub.reply(pending, self._heartbeat_s)
         self._pace = setting.hub.pace()
-        self._answer(setting.scenario.lines.latency_s, states.HeartbeatAnswered(reply))
+        self._answer(setting.scenario.lines.latency_s, events.HeartbeatAnswered(reply))
 
     def _fetch_weights(self, merged: tuple[UUID, ...]) -> None:
         hub = self._setting.hub
@@ -251,7 +253,7 @@ class Volunteer:
             self._fetched = newest
             if not self._state.training:  # then nothing will ask to take it up
                 self._take_up(merged)
-            self._on(states.WeightsHere(newest.number, merged))
+            self._on(events.WeightsHere(newest.number, merged))
 
         self._later(self._download_seconds(size), here)
 
@@ -259,7 +261,7 @@ class Volunteer:
         if update.id in self._unsent:
             self._unsent.remove(update.id)
         status = self._setting.hub.receive(update)
-        self._on(states.UpdateAnswered(status))
+        self._on(events.UpdateAnswered(status))
 
     # -- how long things take
 
@@ -413,7 +415,7 @@ class Volunteer:
         self._pending.append(update.id)
         self._unsent.append(update.id)
         self._round = None
-        self._on(states.UpdateMade(update.id))
+        self._on(events.UpdateMade(update.id))
         self._begin()
 
     def _sent_instead(self, change: Flat, round: Round) -> Flat:

@@ -15,7 +15,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from handcar import __version__, files
-from handcar.data.blocks import Block, BlockStore, Wanted
-from handcar.data.eviction import whose_turn
+from handcar.data.blocks import Block, BlockStore
 from handcar.data.order import Sampler
 from handcar.errors import (
     Broken,
@@ -40,19 +39,19 @@ from handcar.errors import (
 from handcar.protocol import problems
 from handcar.protocol.messages import (
     Assignment,
-    ChunkLink,
     Frame,
     Heartbeat,
     Link,
     UpdateAnnouncement,
 )
-from handcar.volunteer import state as states
-from handcar.volunteer import uploads
+from handcar.volunteer import events, instructions, uploads
 from handcar.volunteer.auditing import Auditor
 from handcar.volunteer.budget import Allowance
-from handcar.volunteer.downloads import FLOOR_BYTES_PER_S, MOST_AT_ONCE, Downloads
+from handcar.volunteer.downloads import MOST_AT_ONCE, Downloads
+from handcar.volunteer.events import Event, Failed
 from handcar.volunteer.folder import Home, Task
 from handcar.volunteer.hosts import Hosts
+from handcar.volunteer.instructions import Instruction
 from handcar.volunteer.line import Line, UsedUp
 from handcar.volunteer.opentask import (
     KEPT_FREE,
@@ -64,9 +63,10 @@ from handcar.volunteer.opentask import (
     what_it_takes,
 )
 from handcar.volunteer.pacing import Pacing
+from handcar.volunteer.rotation import Rotation
 from handcar.volunteer.rounds import Inbox, Rounds
 from handcar.volunteer.screen import Screen, Sending, Snapshot
-from handcar.volunteer.state import Event, Failed, Instruction, State
+from handcar.volunteer.state import State
 from handcar.volunteer.talk import Server
 from handcar.volunteer.training import Plan, Progress, Training
 from handcar.volunteer.trust import expect_signed
@@ -137,14 +137,8 @@ class Volunteer:
         )
         self._blocks = BlockStore(options.home.blocks, budget_bytes=options.disk_bytes)
         self._state = State(rng=random.Random())  # noqa: S311 - jitter
-        self._blocks.on_gone = lambda digests: self._events.put(states.ChunksGone(tuple(digests)))
-        self._links: Mapping[str, ChunkLink] = {}
-        """The chunks of the task at hand, by their digest."""
-        self._came: dict[str, int] = {}
-        """The passes that each chunk counted when it came: a new one begins with the others'."""
-        self._leaving: set[str] = set()
-        """Chunks that training is to use no more, so that one that is to come finds room."""
-        self._sampler: Sampler | None = None
+        self._rotation = Rotation(self._blocks, self._hosts, self._line, returns=self._chunk_here)
+        self._blocks.on_gone = lambda digests: self._events.put(events.ChunksGone(tuple(digests)))
         self._training: Training | None = None
         self._pacing: Pacing | None = None
         self._network: Future[Network] | None = None
@@ -155,18 +149,18 @@ class Volunteer:
         self.again = False
         """Whether the server has something else to train."""
         self._auditor = Auditor(
-            self._server, self._blocks, self._inbox, fetch=self._fetch_aside, came=self._came_aside
+            self._server, self._blocks, self._inbox, fetch=self._fetch_aside, came=self._chunk_here
         )
         self._task: OpenTask | None = None
         self._untold: Needs | None = None
         """What the person is still to hear the time of, once the line's speed is known."""
         self._pools = {
-            states.FetchChunk: ThreadPoolExecutor(MOST_AT_ONCE, "chunks"),
-            states.FetchWeights: ThreadPoolExecutor(1, "weights"),
-            states.SendUpdate: ThreadPoolExecutor(1, "updates"),
-            states.SendHeartbeat: ThreadPoolExecutor(1, "heartbeats"),
-            states.AskAssignment: ThreadPoolExecutor(1, "assignments"),
-            states.TrainAgain: ThreadPoolExecutor(1, "audits"),
+            instructions.FetchChunk: ThreadPoolExecutor(MOST_AT_ONCE, "chunks"),
+            instructions.FetchWeights: ThreadPoolExecutor(1, "weights"),
+            instructions.SendUpdate: ThreadPoolExecutor(1, "updates"),
+            instructions.SendHeartbeat: ThreadPoolExecutor(1, "heartbeats"),
+            instructions.AskAssignment: ThreadPoolExecutor(1, "assignments"),
+            instructions.TrainAgain: ThreadPoolExecutor(1, "audits"),
         }
 
     def __enter__(self) -> Volunteer:
@@ -186,7 +180,7 @@ class Volunteer:
         threading.Thread(target=_load_keras, name="load keras", daemon=True).start()
         if limits := self._options.allowance.in_words():
             self._screen.say(limits)
-        with _signals(lambda: self._events.put(states.StopAsked())):
+        with _signals(lambda: self._events.put(events.StopAsked())):
             self._feed(self._found())
             while self._exit_code is None:
                 self._feed(self._next_event())
@@ -241,7 +235,7 @@ class Volunteer:
         try:
             return self._events.get(timeout=max(wait_s, 0.01))
         except queue.Empty:
-            return states.Tick()
+            return events.Tick()
 
     def _feed(self, event: Event) -> None:
         for instruction in self._state.on(event, now=time.monotonic()):
@@ -257,48 +251,22 @@ class Volunteer:
             if assignment := folder.assignment():
                 self._server.use_token(identity.token)
                 task = self._open(folder, assignment, folder.model_file.read_bytes())
-                return states.Started(
+                return events.Started(
                     version=task.keeper.version,
                     chunks=chunks,
                     unsent=task.recalled.unsent,
                     pending=task.recalled.pending,
                     assignment=assignment,
                 )
-        return states.Started(chunks=chunks)
+        return events.Started(chunks=chunks)
 
     def _open(self, folder: Task, assignment: Assignment, raw: bytes) -> OpenTask:
         self._task = open_task(folder, assignment, raw)
         self._blocks.keep_free_bytes = KEPT_FREE * self._task.layout.size
-        self._use_links(assignment)
-        self._blocks.wanted = self._wanted
+        self._rotation.use_links(assignment.dataset)
         sizes = [update.size for update in self._task.announcements.values()]
         self._pacing = Pacing(assignment, self._line, sizes)
         return self._task
-
-    def _use_links(self, assignment: Assignment) -> None:
-        self._links = {link.sha256: link for link in assignment.dataset}
-
-    def _wanted(self, digests: Iterable[str]) -> Mapping[str, Wanted]:
-        """Return which of these chunks are the task's, and what each is worth on the disk."""
-        links, came = self._links, self._came
-        passes = self._sampler.passes() if self._sampler else {}
-        passes |= {digest: came.get(digest, 0) + 1 for digest in self._leaving}
-        since = {
-            digest: passes.get(digest, 0) - came.get(digest, 0)
-            for digest in digests
-            if digest in links
-        }
-        # One stays whatever comes: training ends when it has none.
-        training = (since.keys() & passes.keys()) - self._leaving
-        stays = min(sorted(training), key=since.__getitem__, default=None)
-        rate = self._line.down_expected() or FLOOR_BYTES_PER_S
-        return {
-            digest: Wanted(None if digest == stays else self._fetch_s(links[digest], rate), count)
-            for digest, count in since.items()
-        }
-
-    def _fetch_s(self, link: ChunkLink, rate: float) -> float:
-        return self._hosts.seconds_for([link.url, *link.mirrors], link.size, rate)
 
     # -- instructions: those that take time go to a pool, the others are done here
 
@@ -313,7 +281,7 @@ class Volunteer:
         try:
             self._events.put(IN_POOL[type(instruction)](self, instruction))
         except UsedUp as limit:
-            self._events.put(states.UsedUp(instruction, str(limit), limit.after_s))
+            self._events.put(events.UsedUp(instruction, str(limit), limit.after_s))
         except LinkGone as gone:
             self._events.put(self._gone(instruction, gone))
         except Problem as problem:
@@ -332,12 +300,12 @@ class Volunteer:
             self._events.put(Failed(instruction, f"{type(error).__name__}: {error}."))
 
     def _gone(self, instruction: Instruction, gone: LinkGone) -> Event:
-        if isinstance(instruction, states.FetchChunk):
-            return states.LinksExpired(instruction, _sentence(gone))
+        if isinstance(instruction, instructions.FetchChunk):
+            return events.LinksExpired(instruction, _sentence(gone))
         # Frames are asked for by their version, and the series is read anew each time.
         return Failed(instruction, _sentence(gone))
 
-    def _ask_assignment(self, _: states.AskAssignment) -> Event:
+    def _ask_assignment(self, _: instructions.AskAssignment) -> Event:
         home, url = self._options.home, self._options.url
         identity = home.identity(url)
         if identity is None:
@@ -351,10 +319,10 @@ class Volunteer:
             self._begin_task(assignment)
         else:
             self._task.folder.keep_assignment(assignment)
-            self._use_links(assignment)
+            self._rotation.use_links(assignment.dataset)
             self._required_pacing().ask(assignment.round)
             self._task.schedule.hear(assignment.series.newest, assignment.round)
-        return states.Assigned(assignment)
+        return events.Assigned(assignment)
 
     def _begin_task(self, assignment: Assignment) -> None:
         raw = self._bytes_of(assignment.configuration)
@@ -368,47 +336,20 @@ class Volunteer:
         self._screen.say(what_it_takes(needs))
         self._untold = needs
 
-    def _fetch_chunk(self, instruction: states.FetchChunk) -> Event:
+    def _fetch_chunk(self, instruction: instructions.FetchChunk) -> Event:
         link = instruction.link
         try:
             self._blocks.make_room_for(link.size)
             path = self._fetch(link)
             self._blocks.add(link.sha256, path)
         except DiskFull as full:
-            self._let_one_go()
-            return states.NoRoom(instruction, _sentence(full))
+            self._rotation.let_one_go()
+            return events.NoRoom(instruction, _sentence(full))
         path.unlink(missing_ok=True)
-        self._let_stay()
-        return states.ChunkHere(link.sha256, self._downloads.at_once)
+        self._rotation.let_stay()
+        return events.ChunkHere(link.sha256, self._downloads.at_once)
 
-    def _let_one_go(self) -> None:
-        """Take a chunk out of training: what is in use makes no room.
-
-        With few chunks all of them are in use, one pass after the other. One stays.
-        """
-        if self._sampler is None:
-            return
-        passes = self._sampler.passes()
-        since = {digest: count - self._came.get(digest, count) for digest, count in passes.items()}
-        here = self._leaving & set(self._blocks.digests())
-        sizes = {digest: self._links[digest].size for digest in since.keys() | here}
-        leaves, returns = whose_turn(since, here, sizes)
-        if leaves is not None:
-            self._leaving.add(leaves)
-            self._sampler.remove(leaves)
-        if returns is not None:
-            self._leaving.discard(returns)
-            self._events.put(states.ChunkHere(returns, self._downloads.at_once))
-
-    def _let_stay(self) -> None:
-        """Take those back into training that did not have to go in the end."""
-        here = set(self._blocks.digests())
-        while self._leaving:
-            digest = self._leaving.pop()
-            if digest in here:
-                self._events.put(states.ChunkHere(digest, self._downloads.at_once))
-
-    def _fetch_weights(self, instruction: states.FetchWeights) -> Event:
+    def _fetch_weights(self, instruction: instructions.FetchWeights) -> Event:
         task = self._required_task()
         series = self._server.series(task.assignment.id)
         held, sizes = task.keeper.version, list[int]()
@@ -424,7 +365,7 @@ class Volunteer:
         # would have these added a second time after a restart.
         task.journal.merged(instruction.version, instruction.merged)
         task.keeper.keep(instruction.version, weights)
-        return states.WeightsHere(instruction.version, instruction.merged)
+        return events.WeightsHere(instruction.version, instruction.merged)
 
     def _bytes_of(self, link: Link) -> bytes:
         """Fetch a small file or a frame, from wherever it comes best."""
@@ -445,14 +386,14 @@ class Volunteer:
         self._downloads.fetch(link, path)
         return path
 
-    def _came_aside(self, digest: str) -> None:
-        self._events.put(states.ChunkHere(digest, self._downloads.at_once))
+    def _chunk_here(self, digest: str) -> None:
+        self._events.put(events.ChunkHere(digest, self._downloads.at_once))
 
-    def _train_again(self, instruction: states.TrainAgain) -> Event:
+    def _train_again(self, instruction: instructions.TrainAgain) -> Event:
         task = self._required_task()
-        return states.Audited(self._auditor.audit(instruction.id, task, self._links))
+        return events.Audited(self._auditor.audit(instruction.id, task, self._rotation.links))
 
-    def _send_update(self, instruction: states.SendUpdate) -> Event:
+    def _send_update(self, instruction: instructions.SendUpdate) -> Event:
         task = self._required_task()
         announcement = task.announcements[instruction.id]
         self._line.expect_room("up")
@@ -466,15 +407,15 @@ class Volunteer:
         finally:
             self._sending = None
         task.journal.sent(instruction.id)
-        return states.UpdateAnswered(status)
+        return events.UpdateAnswered(status)
 
-    def _send_heartbeat(self, instruction: states.SendHeartbeat) -> Event:
+    def _send_heartbeat(self, instruction: instructions.SendHeartbeat) -> Event:
         body = self._heartbeat(instruction.pending, instruction.seen)
         reply = self._server.heartbeat(body)
         if reply.round and self._pacing:
             self._pacing.ask(reply.round)
             self._required_task().schedule.hear(reply.newest, reply.round)
-        return states.HeartbeatAnswered(reply)
+        return events.HeartbeatAnswered(reply)
 
     def _heartbeat(self, pending: tuple[UUID, ...], seen: tuple[int, ...]) -> Heartbeat:
         now = self.snapshot()
@@ -499,7 +440,7 @@ class Volunteer:
             }
         )
 
-    def _prepare(self, instruction: states.Prepare) -> None:
+    def _prepare(self, instruction: instructions.Prepare) -> None:
         task = self._required_task()
 
         def ready() -> Network:
@@ -517,7 +458,7 @@ class Volunteer:
         self._network = pool.submit(ready)
         pool.shutdown(wait=False)
 
-    def _begin_training(self, instruction: states.BeginTraining) -> None:
+    def _begin_training(self, instruction: instructions.BeginTraining) -> None:
         task = self._required_task()
         plan = Plan(
             task=task.folder,
@@ -542,19 +483,20 @@ class Volunteer:
             update_step=task.assignment.update_step,
             starts=task.assignment.starts,
         )
-        self._sampler = Sampler(
+        sampler = Sampler(
             self._open_block,
             batch_size=task.model_file.batch_size,
             seed=random.getrandbits(48),
         )
+        self._rotation.begin(sampler)
         self._training = Training(
             plan,
             rounds=rounds,
-            sampler=self._required_sampler(),
+            sampler=sampler,
             inbox=self._inbox,
             made=self._made,
             say=lambda text: self._screen.say(text, "warning"),
-            ended=lambda reason: self._events.put(states.TrainingEnded(reason)),
+            ended=lambda reason: self._events.put(events.TrainingEnded(reason)),
         )
 
     def _open_block(self, digest: str) -> Block:
@@ -564,45 +506,42 @@ class Volunteer:
             self._blocks.drop(digest)  # and is fetched again
             raise
 
-    def _add_chunk(self, instruction: states.AddChunk) -> None:
-        digest, sampler = instruction.digest, self._required_sampler()
-        sampler.add(digest)
-        self._came[digest] = sampler.passes()[digest]
+    def _add_chunk(self, instruction: instructions.AddChunk) -> None:
+        self._rotation.add(instruction.digest)
         if self._training and not self._training.ident:
             self._training.start()
 
-    def _remove_chunk(self, instruction: states.RemoveChunk) -> None:
-        self._required_sampler().remove(instruction.digest)
-        self._came.pop(instruction.digest, None)
+    def _remove_chunk(self, instruction: instructions.RemoveChunk) -> None:
+        self._rotation.remove(instruction.digest)
 
     def _made(self, announcement: UpdateAnnouncement) -> None:
         task = self._required_task()
         task.announcements[announcement.id] = announcement
         self._bytes_saved += max(0, 4 * task.layout.size - announcement.size)
         self._required_pacing().made(announcement.size)
-        self._events.put(states.UpdateMade(announcement.id))
+        self._events.put(events.UpdateMade(announcement.id))
 
-    def _take_up(self, instruction: states.TakeUp) -> None:
+    def _take_up(self, instruction: instructions.TakeUp) -> None:
         self._merged_updates += len(instruction.merged)
         self._inbox.take_up(*self._required_task().keeper.newest(), instruction.merged)
 
-    def _drop(self, instruction: states.Drop) -> None:
+    def _drop(self, instruction: instructions.Drop) -> None:
         self._required_task().journal.dropped(instruction.ids)
         self._inbox.drop(instruction.ids)
 
-    def _hold(self, _: states.Hold) -> None:
+    def _hold(self, _: instructions.Hold) -> None:
         self._inbox.hold.set()
 
-    def _go_on(self, _: states.GoOn) -> None:
+    def _go_on(self, _: instructions.GoOn) -> None:
         self._inbox.hold.clear()
 
-    def _stop_training(self, _: states.StopTraining) -> None:
+    def _stop_training(self, _: instructions.StopTraining) -> None:
         self._inbox.stop.set()
 
-    def _show(self, instruction: states.Show) -> None:
+    def _show(self, instruction: instructions.Show) -> None:
         self._screen.say(instruction.text, instruction.level, instruction.link)
 
-    def _leave(self, instruction: states.Leave) -> None:
+    def _leave(self, instruction: instructions.Leave) -> None:
         if self._task and self._state.assignment:
             try:
                 self._server.heartbeat(self._heartbeat((), tuple(self._state.seen)), last=True)
@@ -619,11 +558,6 @@ class Volunteer:
             raise HandcarError("nothing has been assigned yet")
         return self._task
 
-    def _required_sampler(self) -> Sampler:
-        if self._sampler is None:
-            raise HandcarError("training has not begun yet")
-        return self._sampler
-
     def _required_pacing(self) -> Pacing:
         if self._pacing is None:
             raise HandcarError("nothing has been assigned yet")
@@ -631,26 +565,26 @@ class Volunteer:
 
 
 DO_NOW: dict[type, Callable[[Volunteer, Any], None]] = {
-    states.Prepare: Volunteer._prepare,
-    states.BeginTraining: Volunteer._begin_training,
-    states.AddChunk: Volunteer._add_chunk,
-    states.RemoveChunk: Volunteer._remove_chunk,
-    states.TakeUp: Volunteer._take_up,
-    states.Drop: Volunteer._drop,
-    states.Hold: Volunteer._hold,
-    states.GoOn: Volunteer._go_on,
-    states.StopTraining: Volunteer._stop_training,
-    states.Show: Volunteer._show,
-    states.Leave: Volunteer._leave,
+    instructions.Prepare: Volunteer._prepare,
+    instructions.BeginTraining: Volunteer._begin_training,
+    instructions.AddChunk: Volunteer._add_chunk,
+    instructions.RemoveChunk: Volunteer._remove_chunk,
+    instructions.TakeUp: Volunteer._take_up,
+    instructions.Drop: Volunteer._drop,
+    instructions.Hold: Volunteer._hold,
+    instructions.GoOn: Volunteer._go_on,
+    instructions.StopTraining: Volunteer._stop_training,
+    instructions.Show: Volunteer._show,
+    instructions.Leave: Volunteer._leave,
 }
 
 IN_POOL: dict[type, Callable[[Volunteer, Any], Event]] = {
-    states.AskAssignment: Volunteer._ask_assignment,
-    states.FetchChunk: Volunteer._fetch_chunk,
-    states.FetchWeights: Volunteer._fetch_weights,
-    states.SendUpdate: Volunteer._send_update,
-    states.SendHeartbeat: Volunteer._send_heartbeat,
-    states.TrainAgain: Volunteer._train_again,
+    instructions.AskAssignment: Volunteer._ask_assignment,
+    instructions.FetchChunk: Volunteer._fetch_chunk,
+    instructions.FetchWeights: Volunteer._fetch_weights,
+    instructions.SendUpdate: Volunteer._send_update,
+    instructions.SendHeartbeat: Volunteer._send_heartbeat,
+    instructions.TrainAgain: Volunteer._train_again,
 }
 
 

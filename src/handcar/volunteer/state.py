@@ -21,7 +21,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from handcar.protocol import limits
@@ -33,16 +33,53 @@ from handcar.protocol.messages import (
     RoundLimits,
     UpdateStatus,
 )
+from handcar.volunteer.events import (
+    AT_ONCE,
+    Assigned,
+    Audited,
+    ChunkHere,
+    ChunksGone,
+    Event,
+    Failed,
+    HeartbeatAnswered,
+    LinksExpired,
+    NoRoom,
+    Started,
+    StopAsked,
+    Tick,
+    TrainingEnded,
+    UpdateAnswered,
+    UpdateMade,
+    UsedUp,
+    WeightsHere,
+)
+from handcar.volunteer.instructions import (
+    AddChunk,
+    AskAssignment,
+    BeginTraining,
+    Drop,
+    FetchChunk,
+    FetchWeights,
+    GoOn,
+    Hold,
+    Instruction,
+    Leave,
+    Prepare,
+    RemoveChunk,
+    SendHeartbeat,
+    SendUpdate,
+    Show,
+    StopTraining,
+    TakeUp,
+    TrainAgain,
+    key_of,
+)
 from handcar.volunteer.retry import pause
 
-AT_ONCE = 2
-"""Chunks at once, until it was measured what is worth it."""
 ASK_AGAIN_S = 1.0
 """After an update was sent, ask so soon whether there is a new version."""
 IDLE_ASKS_S = 1.0
 """While training waits for a merge, ask so often whether it came."""
-SOON_S = 1.0
-"""After a connection that stood was lost, the first pause."""
 NEXT_CHUNK_S = 1.0
 """After a chunk failed no other is begun for so long, then twice as long, until one works."""
 ROOM_S = 1.0
@@ -53,303 +90,6 @@ RENEW_S = 30.0
 """Fresh links are not asked for again for so long, then twice as long, until a chunk comes."""
 NEVER_SOON = 20
 """The attempt that counts for the longest pause."""
-
-
-# -- events ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The program runs; this is what it found on disk."""
-
-    version: int | None = None
-    chunks: frozenset[str] = frozenset()
-    unsent: tuple[UUID, ...] = ()
-    pending: tuple[UUID, ...] = ()
-    assignment: Assignment | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """The server said what to train."""
-
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkHere:
-    """A chunk is on disk, verified and decoded."""
-
-    digest: str
-    at_once: int = AT_ONCE
-    """How many chunks are worth fetching at once, by what was measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunksGone:
-    """Of these chunks nothing is on disk any more: they made room, or were damaged."""
-
-    digests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """A chunk was not fetched, since the disk's share is used up by chunks still to be used."""
-
-    instruction: FetchChunk
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsHere:
-    """The weights of a version are on disk, verified; `merged` own updates are part of it."""
-
-    version: int
-    merged: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateMade:
-    """A round ended; its update is on disk and in the journal."""
-
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateAnswered:
-    """The server took an update's bytes, or said that it does not want them."""
-
-    status: UpdateStatus
-
-
-@dataclass(frozen=True, slots=True)
-class HeartbeatAnswered:
-    """The server answered a heartbeat."""
-
-    reply: HeartbeatReply
-
-
-@dataclass(frozen=True, slots=True)
-class Audited:
-    """A round of another volunteer was trained again, or could not be: `text` says it."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An instruction failed; `retry` false means that trying again won't help."""
-
-    instruction: Instruction
-    reason: str
-    retry: bool = True
-    after_s: float | None = None
-    """How long the other side asked us to wait."""
-    broke: bool = False
-    """Whether a connection that stood was lost: a bad line, not a server in trouble."""
-
-    @property
-    def first_s(self) -> float:
-        """The pause after the first failure; it doubles from there."""
-        return SOON_S if self.broke else limits.RETRY_FIRST_S
-
-
-@dataclass(frozen=True, slots=True)
-class LinksExpired:
-    """A chunk was not to be had by its links, which lead nowhere, or no longer."""
-
-    instruction: FetchChunk
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class UsedUp:
-    """An instruction was not run to its end: what the person allows today is used up."""
-
-    instruction: Instruction
-    text: str
-    after_s: float
-    """Seconds until the next day begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingEnded:
-    """The training thread has stopped; a reason if it was not asked to."""
-
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopAsked:
-    """The person pressed Ctrl-C, or the system asks the program to end."""
-
-
-Event = (
-    Started
-    | Assigned
-    | ChunkHere
-    | ChunksGone
-    | NoRoom
-    | WeightsHere
-    | UpdateMade
-    | UpdateAnswered
-    | HeartbeatAnswered
-    | Audited
-    | Failed
-    | LinksExpired
-    | UsedUp
-    | TrainingEnded
-    | Tick
-    | StopAsked
-)
-
-
-# -- instructions ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AskAssignment:
-    """Ask the server what to train."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchChunk:
-    """Fetch one chunk."""
-
-    link: ChunkLink
-
-
-@dataclass(frozen=True, slots=True)
-class FetchWeights:
-    """Fetch the weights of a version; `merged` own updates are part of it."""
-
-    version: int
-    merged: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Make the model ready to train on chunks like this one, while the weights come in."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class BeginTraining:
-    """Start the training thread on the version held, carrying these own updates."""
-
-    pending: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AddChunk:
-    """Let the training use one more chunk from now on."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveChunk:
-    """Let the training expect a chunk no more."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class TakeUp:
-    """Go on from this version as soon as it helps, without the `merged` updates to carry."""
-
-    version: int
-    merged: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Forget own updates that will never be merged, and why."""
-
-    ids: tuple[UUID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SendUpdate:
-    """Announce one update and send its bytes."""
-
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class SendHeartbeat:
-    """Say where we are, and hear what is new."""
-
-    pending: tuple[UUID, ...]
-    seen: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TrainAgain:
-    """Train a round of another volunteer again, for the server, between two of our own."""
-
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Stop training until told otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class GoOn:
-    """Train again after Hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopTraining:
-    """Save a checkpoint and end the training thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Show:
-    """Tell the person something."""
-
-    text: str
-    level: Literal["info", "warning", "error"] = "info"
-    link: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Say goodbye and end the program."""
-
-    text: str
-    exit_code: int = 0
-    again: bool = False
-    """Ask the server for something else to train."""
-
-
-Instruction = (
-    AskAssignment
-    | FetchChunk
-    | FetchWeights
-    | Prepare
-    | BeginTraining
-    | AddChunk
-    | RemoveChunk
-    | TakeUp
-    | Drop
-    | SendUpdate
-    | SendHeartbeat
-    | TrainAgain
-    | Hold
-    | GoOn
-    | StopTraining
-    | Show
-    | Leave
-)
 
 
 @dataclass(slots=True)
@@ -865,23 +605,6 @@ def _start_of_longest(missing: list[bool]) -> int:
         elif place + 1 - start > longest:
             longest, best = place + 1 - start, start
     return best % max(1, len(missing))
-
-
-def key_of(instruction: Instruction) -> str:
-    """Return what a failure of this instruction is counted under."""
-    match instruction:
-        case AskAssignment():
-            return "assignment"
-        case FetchChunk(link):
-            return f"chunk {link.sha256}"
-        case FetchWeights():
-            return "weights"
-        case SendUpdate():
-            return "update"
-        case SendHeartbeat():
-            return "heartbeat"
-        case _:
-            return type(instruction).__name__
 
 
 HANDLERS: dict[type, Callable[[State, Any, float], Iterator[Instruction]]] = {
