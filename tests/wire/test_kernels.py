@@ -16,6 +16,7 @@ from handcar.merging.sketch import sketch
 from handcar.wire import codecs, coded, compiled, entropy, frames
 from handcar.wire.frames import FrameFacts
 from handcar.wire.layout import Flat, Layout, TensorSpec
+from handcar.wire.zstd import squeeze
 
 pytest.importorskip("numba", reason="needs numba: pip install 'handcar[fast]'")
 
@@ -92,14 +93,60 @@ def test_both_ways_refuse_the_same_damage_or_read_the_same_from_it(data):
 @given(st.data())
 def test_any_table_states_and_words_are_read_alike(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
-    size = 5_000
+    shapes = [(2, 1_500), (1, 0), (500, 4)]
     table = rng.multinomial(4096, rng.dirichlet(np.full(8, 0.3)), 123).astype(np.uint16)
     table[rng.random(123) < 0.2] = 0  # contexts without frequencies, used all the same
-    contexts = rng.integers(0, 41, size).astype(np.uint8)
+    levels = rng.integers(0, 256, sum(map(sum, shapes))).astype(np.uint8)
+    live = np.split(levels, np.cumsum([one for shape in shapes for one in shape])[:-1])
+    size = sum(
+        np.count_nonzero(rows) * np.count_nonzero(columns)
+        for rows, columns in zip(live[::2], live[1::2], strict=True)
+    )
     states = rng.integers(0, 2**32, entropy.ans.lanes_for(size), dtype=np.uint32)
-    words = rng.integers(0, 2**16, 50_000).astype(np.uint16)
-    one, other = both(lambda: entropy.ans.decode(table, contexts, states, words).tobytes())
+    words = rng.integers(0, 2**16, data.draw(st.sampled_from([0, 1, 50_000]))).astype(np.uint16)
+    given = [
+        squeeze(levels.tobytes()),
+        squeeze(table.tobytes()),
+        states.tobytes(),
+        words.tobytes(),
+        squeeze(bytes(data.draw(st.integers(0, 5)))),
+    ]
+    one, other = both(lambda: entropy.decode("context", given, shapes).tobytes())
     assert one == other
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5, 40.0])
+def test_the_same_is_found_whatever_share_is_zero_and_however_many_lanes(spread):
+    rng = np.random.default_rng(3)
+    matrices = [
+        np.rint(rng.laplace(scale=spread, size=shape)).clip(-127, 127).astype(np.int8)
+        for shape in ((700, 900), (3, 7), (1, 40), (90, 1100))
+    ]
+    matrices[0][::3] = 0
+    matrices[3][:, ::7] = 0
+    shapes = [matrix.shape for matrix in matrices]
+    sections = entropy.STAGES["context"].encode(matrices)
+
+    def read():
+        found = entropy.decode_sparse("context", sections, shapes)
+        return [(one.counts.tolist(), one.places.tobytes(), one.numbers.tobytes()) for one in found]
+
+    one, other = both(read)
+    assert one == other
+    expected = b"".join(matrix.tobytes() for matrix in matrices)
+    for numbers in both(lambda: entropy.decode("context", sections, shapes).tobytes()):
+        assert numbers == expected
+
+
+def test_a_number_that_travels_apart_and_is_0_is_none():
+    """No encoder of ours writes one."""
+    matrix = np.full((40, 50), 9, np.int8)
+    sections = entropy.STAGES["context"].encode([matrix])
+    apart = np.full(2_000, 9, np.int8)
+    apart[[0, 7, 1_999]] = 0
+    sections[4] = squeeze(apart.tobytes())
+    for one in both(lambda: entropy.decode_sparse("context", sections, [matrix.shape])[0]):
+        assert (one.numbers.size, one.places[:2].tolist()) == (1_997, [1, 2])
 
 
 @pytest.mark.parametrize("k", [0.05, 1.4, 3.0])
@@ -109,16 +156,6 @@ def test_a_frame_is_the_same_bytes_and_leads_to_the_same_bits(k):
     assert one == other
     decoded, again = both(lambda: frames.decode_difference(one, LAYOUT)[1])
     assert decoded.tobytes() == again.tobytes()
-
-
-def test_many_lanes_are_read_alike():
-    rng = np.random.default_rng(0)
-    matrix = np.rint(rng.laplace(scale=0.3, size=(700, 900))).astype(np.int8)
-    stage = entropy.STAGES["context"]
-    one, other = both(lambda: stage.encode([matrix]))
-    assert one == other
-    for decoded in both(lambda: stage.decode(one, [matrix.shape])):
-        assert decoded.tobytes() == matrix.tobytes()
 
 
 @settings(deadline=None, max_examples=30)

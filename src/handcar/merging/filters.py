@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from handcar.merging import direction
 from handcar.merging.sketch import SIZE, Sketch, is_like_one_of, sketch
-from handcar.wire.coded import Coded, squares
+from handcar.wire.coded import Coded, length_squared
 from handcar.wire.layout import Flat, Layout
 
 CLIP_AT = 1.5
@@ -83,7 +83,7 @@ def trainable_norm(change: Flat | Coded, layout: Layout) -> float:
     """Return the Euclidean length of the trainable part; not finite where a number isn't."""
     if isinstance(change, Coded):
         statistics = change.statistics.astype(np.float64)
-        total = squares(change)
+        total = length_squared(change)
         fits = total + float(np.dot(statistics, statistics)) <= LARGEST  # nor where one is not
         return math.sqrt(total) if fits else math.inf
     with np.errstate(over="ignore", invalid="ignore"):

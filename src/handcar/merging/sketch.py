@@ -61,15 +61,15 @@ def _folded(
 ) -> NDArray[np.int64]:
     inputs, units = inputs_and_units(part.tensor)
     whole = np.zeros(SIZE, dtype=np.int64)
+    sparse = part.sparse
     if (loops := kernels(part.tensor.size)) is not None:
-        loops.fold(
-            (part.counts, part.places, part.numbers), (start, inputs, units), signs, turns, whole
-        )
+        found = (sparse.counts, sparse.places, sparse.numbers)
+        loops.fold(found, (start, inputs, units), signs, turns, whole)
         return whole
-    for begin, which in part.blocks():
-        unit, column = np.divmod(begin + part.places[which].astype(np.int64), inputs)
+    for begin, which in sparse.blocks():
+        unit, column = np.divmod(begin + sparse.places[which].astype(np.int64), inputs)
         flat = start + column * units + unit
-        signed = signs[turns[flat // BLOCK] + flat % BLOCK] * part.numbers[which].astype(np.int16)
+        signed = signs[turns[flat // BLOCK] + flat % BLOCK] * sparse.numbers[which].astype(np.int16)
         whole += np.bincount(flat % SIZE, signed, minlength=SIZE).astype(np.int64)
     return whole
 

@@ -38,6 +38,9 @@ SIZE_OF = np.array([0, 1, 1, 2, 2, 2, 2, 2], dtype=np.uint8)
 ESCAPED = -128
 NUMBERS = np.array([0, 1, -1, 2, -2, 3, -3, ESCAPED], dtype=np.int8)
 """What symbols stand for; the last for a number that travels apart."""
+UNSOUND = "the coded symbols do not end where they should"
+NUMBERS_A_WORD = 4
+"""About as many as 16 bits hold that are not 0; room for more is made when it is short."""
 TRANSLATION = NUMBERS.tobytes().ljust(256, b"\0")
 """The same as `bytes.translate` takes it."""
 
@@ -47,6 +50,9 @@ Words = NDArray[np.uint16]
 States = NDArray[np.uint32]
 Table = NDArray[np.uint16]
 """Frequencies, (contexts x SIZES, SYMBOLS)."""
+Levels = tuple[Symbols, Symbols, NDArray[np.int64]]
+"""Of all rows and all columns that hold anything; of each matrix where it ends, where its rows'
+and its columns' levels begin, and how many columns it has."""
 
 
 def lanes_for(size: int) -> int:
@@ -123,18 +129,44 @@ def _encode_lanes(place: NDArray[np.uint16], table: Table) -> tuple[States, Word
 
 def decode(table: Table, contexts: Symbols, states: States, words: Words) -> Numbers:
     """Return the numbers of these contexts. Raises FrameError when the words don't fit."""
-    loops = kernels(contexts.size)
-    if loops is None:
-        # Five times as fast as looking each up in an array.
-        symbols = _decode_symbols(table, contexts, states, words).tobytes()
-        return np.frombuffer(bytearray(symbols.translate(TRANSLATION)), dtype=np.int8)
-    numbers = np.zeros(contexts.size, dtype=np.int8)
-    limits = np.zeros((len(table), SYMBOLS + 1), dtype=np.uint32)
-    limits[:, 1:] = np.cumsum(table, axis=1, dtype=np.uint32)
-    used = loops.decode(table.astype(np.uint32), limits, contexts, states, words, numbers)
-    if used != words.size:
-        raise FrameError("the coded symbols do not end where they should")
-    return numbers
+    # Five times as fast as looking each up in an array.
+    symbols = _decode_symbols(table, contexts, states, words).tobytes()
+    return np.frombuffer(bytearray(symbols.translate(TRANSLATION)), dtype=np.int8)
+
+
+def find(
+    loops: Any, table: Table, levels: Levels, states: States, words: Words
+) -> tuple[NDArray[np.uint32], Numbers]:
+    """Return where the numbers are not 0, in order, and what they are: the compiled loops' way.
+
+    Raises FrameError when the words don't fit.
+    """
+    matrices = levels[2]
+    size = int(matrices[-1, 0]) if len(matrices) else 0
+    code = np.zeros((2, len(table), SYMBOLS + 1), dtype=np.uint32)
+    code[0, :, :-1] = table
+    code[1, :, 1:] = np.cumsum(table, axis=1, dtype=np.uint32)
+    lanes = states.copy(), np.zeros(states.size, np.uint8)
+    ends = np.zeros(-(-size // states.size), np.int64)
+    room = NUMBERS_A_WORD * words.size + states.size
+    found = np.empty(room, np.uint16), np.empty(room, np.int8)
+    progress = np.zeros(3, np.int64)
+    while True:
+        loops.decode((*code, words), levels, lanes, (*found, ends), progress)
+        if progress[0] == ends.size:
+            break
+        found = (_twice(found[0]), _twice(found[1]))
+    if progress[1] != words.size or (lanes[0] != LOWEST).any():
+        raise FrameError(UNSOUND)
+    count = int(progress[2])
+    places, numbers = np.empty(count, np.uint32), np.empty(count, np.int8)
+    loops.in_order((*found, ends), states.size, places, numbers)
+    return places, numbers
+
+
+def _twice(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with as much room again."""
+    return np.concatenate([array, np.empty_like(array)])
 
 
 def _decode_symbols(table: Table, contexts: Symbols, states: States, words: Words) -> Symbols:
@@ -194,7 +226,7 @@ class _Reader:
     def expect_end(self) -> None:
         """Raise FrameError unless the words and the states end as they should."""
         if self._used != self._words.size or (self._state != LOWEST).any():
-            raise FrameError("the coded symbols do not end where they should")
+            raise FrameError(UNSOUND)
 
 
 def checked(table: Table) -> Table:

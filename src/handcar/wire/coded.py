@@ -2,13 +2,12 @@
 
 Most are 0, so looking at a difference and adding it to others need not touch every weight.
 Trainable tensors lie one after the other in the order in which they are coded: as matrices of
-(units, inputs), cut into blocks of 65,536 so that a place in a block takes two bytes.
-Sums over the whole numbers are exact, so their order does not matter.
+(units, inputs). Sums over the whole numbers are exact, so their order does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 
 from handcar.wire.compiled import kernels
 from handcar.wire.layout import Flat, Layout, TensorSpec
+from handcar.wire.sparse import BLOCK, Sparse, squares
 
-BLOCK = 1 << 16
-BLOCKS_AT_ONCE = 16
 CACHE_LINE = 64
 
 
@@ -29,16 +27,7 @@ class Part:
 
     tensor: TensorSpec
     scale: float
-    counts: NDArray[np.int64]
-    """In each block."""
-    places: NDArray[np.uint16]
-    numbers: NDArray[np.int8]
-
-    def blocks(self) -> Iterator[tuple[int, slice]]:
-        """Return where each block begins in the tensor, and which of the numbers are in it."""
-        ends = np.cumsum(self.counts).tolist()
-        for block, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            yield block * BLOCK, slice(begin, end)
+    sparse: Sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +41,7 @@ class Coded:
     @property
     def nbytes(self) -> int:
         """How much memory it takes."""
-        return self.statistics.nbytes + sum(
-            part.places.nbytes + part.numbers.nbytes + part.counts.nbytes for part in self.parts
-        )
-
-
-def part_of(tensor: TensorSpec, scale: float, numbers: NDArray[np.int8]) -> Part:
-    """Return what is not 0 in a tensor's numbers, which are in the coded order."""
-    if (loops := kernels(numbers.size)) is not None:
-        room = int(np.count_nonzero(numbers != 0)) + 1
-        places, values = np.empty(room, np.uint16), np.empty(room, np.int8)
-        counts = np.empty(-(-numbers.size // BLOCK), np.int64)
-        loops.gather(numbers, counts, places, values)
-        return Part(tensor, scale, counts, places[:-1], values[:-1])
-    return _part_of(tensor, scale, numbers)
-
-
-def _part_of(tensor: TensorSpec, scale: float, numbers: NDArray[np.int8]) -> Part:
-    counts, places, values = [], [np.empty(0, np.uint16)], [np.empty(0, np.int8)]
-    for begin in range(0, numbers.size, BLOCK * BLOCKS_AT_ONCE):
-        some = numbers[begin : begin + BLOCK * BLOCKS_AT_ONCE]
-        at = np.flatnonzero(some)
-        counts.append(np.bincount(at // BLOCK, minlength=-(-some.size // BLOCK)))
-        places.append((at & (BLOCK - 1)).astype(np.uint16))
-        values.append(some[at])
-    return Part(
-        tensor,
-        scale,
-        np.concatenate([np.empty(0, np.int64), *counts]),
-        np.concatenate(places),
-        np.concatenate(values),
-    )
+        return self.statistics.nbytes + sum(part.sparse.nbytes for part in self.parts)
 
 
 def arrays(coded: Coded) -> dict[str, NDArray[Any]]:
@@ -90,9 +49,9 @@ def arrays(coded: Coded) -> dict[str, NDArray[Any]]:
     parts = coded.parts
     return {
         "scales": np.array([part.scale for part in parts], np.float64),
-        "counts": np.concatenate([np.empty(0, np.int64), *(part.counts for part in parts)]),
-        "places": np.concatenate([np.empty(0, np.uint16), *(part.places for part in parts)]),
-        "numbers": np.concatenate([np.empty(0, np.int8), *(part.numbers for part in parts)]),
+        "counts": np.concatenate([np.empty(0, np.int64), *(one.sparse.counts for one in parts)]),
+        "places": np.concatenate([np.empty(0, np.uint16), *(one.sparse.places for one in parts)]),
+        "numbers": np.concatenate([np.empty(0, np.int8), *(one.sparse.numbers for one in parts)]),
         "statistics": coded.statistics,
     }
 
@@ -110,7 +69,8 @@ def of_arrays(given: Mapping[str, NDArray[Any]], layout: Layout) -> Coded:
         tensors, given["scales"].tolist(), blocks, blocks[1:], strict=False
     ):
         which = slice(ends[first], ends[last])
-        parts.append(Part(tensor, scale, counts[first:last], places[which], numbers[which]))
+        sparse = Sparse(counts[first:last], places[which], numbers[which])
+        parts.append(Part(tensor, scale, sparse))
     return Coded(tuple(parts), given["statistics"])
 
 
@@ -126,16 +86,9 @@ def trainable_size(layout: Layout) -> int:
     return sum(tensor.size for tensor in layout.tensors if tensor.kind == "trainable")
 
 
-def squares(coded: Coded) -> float:
+def length_squared(coded: Coded) -> float:
     """Return the sum of the squares of the trainable numbers."""
-    total = 0.0
-    for part in coded.parts:
-        numbers = part.numbers.astype(np.float32)  # in blocks of which sums of squares are exact
-        whole = sum(
-            int(np.dot(some, some)) for some in np.array_split(numbers, 1 + numbers.size // 1024)
-        )
-        total += whole * part.scale * part.scale
-    return total
+    return sum((squares(part.sparse) * part.scale * part.scale for part in coded.parts), 0.0)
 
 
 def add(total: Flat, coded: Coded, times: np.float32) -> None:
@@ -146,17 +99,17 @@ def add(total: Flat, coded: Coded, times: np.float32) -> None:
     start = 0
     for part in coded.parts:
         values = np.arange(-128, 128).astype(np.float32) * np.float32(part.scale) * times
-        _add(total[start : start + part.tensor.size], part, values)
+        _add(total[start : start + part.tensor.size], part.sparse, values)
         start += part.tensor.size
 
 
-def _add(total: Flat, part: Part, values: Flat) -> None:
+def _add(total: Flat, sparse: Sparse, values: Flat) -> None:
     if (loops := kernels(total.size)) is not None:
-        loops.add(total, part.counts, part.places, part.numbers, values)
+        loops.add(total, sparse.counts, sparse.places, sparse.numbers, values)
         return
-    for begin, which in part.blocks():
+    for begin, which in sparse.blocks():
         block = total[begin : begin + BLOCK]
-        block[part.places[which]] += values[part.numbers[which].astype(np.int16) + 128]
+        block[sparse.places[which]] += values[sparse.numbers[which].astype(np.int16) + 128]
 
 
 def in_layout(total: Flat, statistics: Sequence[Flat], layout: Layout) -> Flat:

@@ -4,24 +4,26 @@
     context   asymmetric numeral systems, a table for how busy a row and a column are: small
 
 Both are lossless, both take every trainable tensor as a matrix whose rows are its last axis
-(a Dense layer's units): what is quiet lies side by side then. A stage is a pair of functions:
-`encode(matrices)` gives its sections, `decode(sections, shapes)` the flat numbers.
+(a Dense layer's units): what is quiet lies side by side then. A stage is three functions:
+`encode(matrices)` gives its sections, `decode(sections, shapes)` the flat numbers and
+`decode_sparse(sections, shapes)` what is not 0 in each matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handcar.errors import FrameError
-from handcar.wire import ans
+from handcar.wire import ans, sparse
 from handcar.wire.compiled import kernels
+from handcar.wire.sparse import Numbers, Sparse
 from handcar.wire.zstd import squeeze, unsqueeze
 
-Numbers = NDArray[np.int8]
 Shape = tuple[int, int]
 Sections = Sequence[bytes | memoryview]
 Levels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -45,6 +47,7 @@ class Stage:
 
     encode: Callable[[Sequence[Numbers]], list[bytes]]
     decode: Callable[[Sections, Sequence[Shape]], Numbers]
+    decode_sparse: Callable[[Sections, Sequence[Shape]], list[Sparse]]
     sections: int
 
 
@@ -72,6 +75,10 @@ def _decode_packed(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
     large = codes == PACKED_ESCAPE
     numbers[large] = np.frombuffer(unsqueeze(sections[1], int(large.sum())), dtype=np.int8)
     return numbers
+
+
+def _sparse_packed(sections: Sections, shapes: Sequence[Shape]) -> list[Sparse]:
+    return _each_sparse(_decode_packed(sections, shapes), shapes)
 
 
 # -- context ---------------------------------------------------------------------------------
@@ -113,14 +120,92 @@ def _lively(matrix: Numbers, levels: Levels) -> Numbers:
 
 
 def _decode_context(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
-    activity = np.frombuffer(unsqueeze(sections[0], sum(map(sum, shapes))), dtype=np.uint8)
-    levels = _split(activity, shapes)
+    if (loops := _loops(shapes)) is None:
+        return _decode_densely(sections, shapes)
+    numbers = np.zeros(_size(shapes), np.int8)
+    start = 0
+    for (rows, columns), found in zip(shapes, _found(loops, sections, shapes), strict=True):
+        sparse.put(found, numbers[start : start + rows * columns])
+        start += rows * columns
+    return numbers
+
+
+def _sparse_context(sections: Sections, shapes: Sequence[Shape]) -> list[Sparse]:
+    if (loops := _loops(shapes)) is None:
+        return _each_sparse(_decode_densely(sections, shapes), shapes)
+    return _found(loops, sections, shapes)
+
+
+def _loops(shapes: Sequence[Shape]) -> Any | None:
+    """Return the compiled loops, which reckon with places of four bytes."""
+    return kernels(_size(shapes)) if _size(shapes) < 1 << 32 else None
+
+
+def _decode_densely(sections: Sections, shapes: Sequence[Shape]) -> Numbers:
+    """Return the numbers as NumPy reads them."""
+    levels = _levels_of(sections, shapes)
     contexts = _contexts(levels)
     numbers = ans.decode(_table(sections[1]), contexts, *_lanes(sections, contexts.size))
     large = numbers == ans.ESCAPED
-    count = int(np.count_nonzero(large))
-    numbers[large] = np.frombuffer(unsqueeze(sections[4], count), dtype=np.int8)
+    numbers[large] = _escaped(sections, large)
     return numbers if numbers.size == _size(shapes) else _with_zeros(numbers, levels)
+
+
+def _found(loops: Any, sections: Sections, shapes: Sequence[Shape]) -> list[Sparse]:
+    """Return what the compiled loops find in each matrix."""
+    levels = _levels_of(sections, shapes)
+    live = [(np.flatnonzero(rows), np.flatnonzero(columns)) for rows, columns in levels]
+    sizes = [rows.size * columns.size for rows, columns in live]
+    lanes = _lanes(sections, sum(sizes))
+    places, numbers = ans.find(loops, _table(sections[1]), _live(levels), *lanes)
+    large = numbers == ans.ESCAPED
+    numbers[large] = _escaped(sections, large)
+    if not numbers.all():  # nobody need write a 0 at such length, but anybody can
+        places, numbers = places[numbers != 0], numbers[numbers != 0]
+    starts = np.cumsum([0, *sizes]).astype(np.uint32)  # as places are, or those would be copied
+    cuts = np.searchsorted(places, starts)
+    found = []
+    for at, ((rows, columns), among) in enumerate(zip(shapes, live, strict=True)):
+        which = slice(cuts[at], cuts[at + 1])
+        counts = np.zeros(-(-rows * columns // sparse.BLOCK), np.int64)
+        where = np.empty(cuts[at + 1] - cuts[at], np.uint16)
+        loops.locate(places[which] - starts[at], among, columns, counts, where)
+        found.append(Sparse(counts, where, numbers[which]))
+    return found
+
+
+def _live(levels: Sequence[Levels]) -> ans.Levels:
+    """Return the levels of the rows and columns that hold anything, of all matrices at once."""
+    rows = [one[one > 0] for one, _ in levels]
+    columns = [one[one > 0] for _, one in levels]
+    matrices, size, first_row, first_column = [], 0, 0, 0
+    for of_rows, of_columns in zip(rows, columns, strict=True):
+        size += of_rows.size * of_columns.size
+        if of_rows.size * of_columns.size:
+            matrices.append((size, first_row, first_column, of_columns.size))
+        first_row += of_rows.size
+        first_column += of_columns.size
+    none = np.empty(0, np.uint8)
+    return (
+        np.concatenate([none, *rows]),
+        np.concatenate([none, *columns]),
+        np.array(matrices, np.int64).reshape(-1, 4),
+    )
+
+
+def _levels_of(sections: Sections, shapes: Sequence[Shape]) -> list[Levels]:
+    activity = np.frombuffer(unsqueeze(sections[0], sum(map(sum, shapes))), dtype=np.uint8)
+    levels, start = [], 0
+    for rows, columns in shapes:
+        middle, end = start + rows, start + rows + columns
+        levels.append((activity[start:middle], activity[middle:end]))
+        start = end
+    return levels
+
+
+def _escaped(sections: Sections, large: NDArray[np.bool_]) -> Numbers:
+    """Return the numbers that travel apart."""
+    return np.frombuffer(unsqueeze(sections[4], int(np.count_nonzero(large))), dtype=np.int8)
 
 
 def _with_zeros(numbers: Numbers, levels: Sequence[Levels]) -> Numbers:
@@ -131,18 +216,11 @@ def _with_zeros(numbers: Numbers, levels: Sequence[Levels]) -> Numbers:
         live_rows, live_columns = np.flatnonzero(rows), np.flatnonzero(columns)
         matrix = everything[start : start + rows.size * columns.size]
         some = numbers[taken : taken + live_rows.size * live_columns.size]
-        _spread(some, live_rows, live_columns, matrix.reshape(rows.size, columns.size))
+        matrix.reshape(rows.size, columns.size)[np.ix_(live_rows, live_columns)] = some.reshape(
+            live_rows.size, live_columns.size
+        )
         start, taken = start + matrix.size, taken + some.size
     return everything
-
-
-def _spread(
-    numbers: Numbers, rows: NDArray[np.intp], columns: NDArray[np.intp], matrix: Numbers
-) -> None:
-    if (loops := kernels(matrix.size)) is not None:
-        loops.spread(numbers, rows, columns, matrix)
-    else:
-        matrix[np.ix_(rows, columns)] = numbers.reshape(rows.size, columns.size)
 
 
 def _table(section: bytes | memoryview) -> ans.Table:
@@ -210,15 +288,6 @@ def _add_levels(rows: NDArray[np.uint8], columns: NDArray[np.uint8], out: ans.Sy
     out[:] = np.clip(both, 1, CONTEXTS - 1).astype(np.uint8).reshape(-1)
 
 
-def _split(activity: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[Levels]:
-    levels, start = [], 0
-    for rows, columns in shapes:
-        middle, end = start + rows, start + rows + columns
-        levels.append((activity[start:middle], activity[middle:end]))
-        start = end
-    return levels
-
-
 # -- both ------------------------------------------------------------------------------------
 
 
@@ -226,13 +295,18 @@ def _flat(matrices: Sequence[Numbers]) -> Numbers:
     return np.concatenate([np.empty(0, np.int8), *(matrix.reshape(-1) for matrix in matrices)])
 
 
+def _each_sparse(numbers: Numbers, shapes: Sequence[Shape]) -> list[Sparse]:
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    return [sparse.of(one) for one in np.split(numbers, ends)[: len(shapes)]]
+
+
 def _size(shapes: Sequence[Shape]) -> int:
     return sum(rows * columns for rows, columns in shapes)
 
 
 STAGES = {
-    "packed": Stage(_encode_packed, _decode_packed, 2),
-    "context": Stage(_encode_context, _decode_context, 5),
+    "packed": Stage(_encode_packed, _decode_packed, _sparse_packed, 2),
+    "context": Stage(_encode_context, _decode_context, _sparse_context, 5),
 }
 
 
@@ -247,7 +321,16 @@ def encode(matrices: Sequence[Numbers]) -> tuple[str, list[bytes]]:
 
 def decode(name: object, sections: Sections, shapes: Sequence[Shape]) -> Numbers:
     """Return the numbers of all matrices, one after the other. Raises FrameError."""
+    return _stage(name, sections).decode(sections, shapes)
+
+
+def decode_sparse(name: object, sections: Sections, shapes: Sequence[Shape]) -> list[Sparse]:
+    """Return what is not 0 in each matrix. Raises FrameError."""
+    return _stage(name, sections).decode_sparse(sections, shapes)
+
+
+def _stage(name: object, sections: Sections) -> Stage:
     stage = STAGES.get(name) if isinstance(name, str) else None
     if stage is None or len(sections) != stage.sections:
         raise FrameError(f"an unknown entropy stage: {name!r} with {len(sections)} sections")
-    return stage.decode(sections, shapes)
+    return stage

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from handcar.errors import FrameError
 from handcar.wire import codecs, container, entropy
-from handcar.wire.coded import Coded, inputs_and_units, part_of
+from handcar.wire.coded import Coded, Part, inputs_and_units
 from handcar.wire.layout import Flat, Layout, TensorSpec
 
 KEYFRAME_CODECS = {"planes": codecs.decode_planes, "bf16": codecs.decode_bf16}
@@ -155,23 +155,32 @@ def encode_difference(facts: FrameFacts, change: Flat, layout: Layout, *, k: flo
 
 def decode_difference(data: bytes, layout: Layout) -> tuple[FrameFacts, Flat]:
     """Return what a delta or an update says and its difference, float32. Raises FrameError."""
-    facts, scales, numbers, statistics = _decode_numbers(data, layout)
-    return facts, _assemble(layout, scales, numbers, statistics)
+    opened = _opened(data, layout)
+    numbers = entropy.decode(opened.stage, opened.sections, opened.shapes)
+    return opened.facts, _assemble(layout, opened.scales, numbers, opened.statistics)
 
 
 def decode_coded(data: bytes, layout: Layout) -> tuple[FrameFacts, Coded]:
     """Return the same, in the memory that what is not 0 in it takes. Raises FrameError."""
-    facts, scales, numbers, statistics = _decode_numbers(data, layout)
-    parts, start = [], 0
-    for tensor, scale in zip(_trainable(layout), scales, strict=True):
-        parts.append(part_of(tensor, scale, numbers[start : start + tensor.size]))
-        start += tensor.size
-    return facts, Coded(tuple(parts), statistics)
+    opened = _opened(data, layout)
+    found = entropy.decode_sparse(opened.stage, opened.sections, opened.shapes)
+    parts = tuple(map(Part, _trainable(layout), opened.scales, found))
+    return opened.facts, Coded(parts, opened.statistics)
 
 
-def _decode_numbers(
-    data: bytes, layout: Layout
-) -> tuple[FrameFacts, list[float], NDArray[np.int8], Flat]:
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A difference whose whole numbers are still coded."""
+
+    facts: FrameFacts
+    scales: list[float]
+    stage: object
+    sections: entropy.Sections
+    shapes: list[entropy.Shape]
+    statistics: Flat
+
+
+def _opened(data: bytes, layout: Layout) -> _Opened:
     header, sections = container.unpack(data)
     facts = _facts(header, ("delta", "update"))
     if header.get("codec") != "step" or not sections:
@@ -179,9 +188,9 @@ def _decode_numbers(
     trainable = _trainable(layout)
     scales = _scales(header, len(trainable))
     shapes = [inputs_and_units(tensor)[::-1] for tensor in trainable]
-    numbers = entropy.decode(header.get("entropy"), sections[:-1], shapes)
     statistic_size = sum(place.stop - place.start for place in layout.statistic_slices)
-    return facts, scales, numbers, codecs.decode_planes(sections[-1], statistic_size)
+    statistics = codecs.decode_planes(sections[-1], statistic_size)
+    return _Opened(facts, scales, header.get("entropy"), sections[:-1], shapes, statistics)
 
 
 def _trainable(layout: Layout) -> list[TensorSpec]:
