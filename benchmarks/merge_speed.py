@@ -255,7 +255,7 @@ class Server:
         frame = frames.encode_difference(facts, self.drawn, self.layout, k=STEP)
         decoded = frames.decode_coded(frame, self.layout)[1]
         total, place = np.zeros_like(self.drawn), np.empty_like(self.drawn)
-        add = seconds(lambda: coded.add(total, decoded, np.float32(0.1)))
+        add = seconds(lambda: coded.add(total, [(decoded, np.float32(0.1))]))
         return add, seconds(lambda: np.copyto(place, self.drawn))
 
 

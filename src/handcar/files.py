@@ -55,7 +55,7 @@ def said_plainly(path: Path) -> Iterator[None]:
         raise
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, whole."""
     with whole(path) as file:
         file.write(data)

@@ -157,7 +157,7 @@ def home(
     monkeypatch.setattr(participation, "WRITE_EVERY_S", 0.0)
     memory.forget()
     limiting.buckets.clear()
-    merges._plan_at.clear()
+    merges._looked.clear()
     with django_db_blocker.unblock():
         engine.begin(home)
         yield home

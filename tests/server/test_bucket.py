@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -109,9 +110,9 @@ def test_the_oldest_copies_on_this_disk_go_first(tmp_path):
     for age, data in enumerate(pieces[:2]):
         cache.add(files.digest(data), data)
         os.utime(tmp_path / files.digest(data)[7:], (1000 + age, 1000 + age))
-    cache.read(files.digest(pieces[0]))
+    cache.read(files.digest(pieces[0]), Path.read_bytes)
     cache.add(files.digest(pieces[2]), pieces[2])
-    kept = [cache.read(files.digest(data)) is not None for data in pieces]
+    kept = [cache.read(files.digest(data), Path.read_bytes) is not None for data in pieces]
     assert kept == [True, False, True]
 
 

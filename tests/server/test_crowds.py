@@ -17,7 +17,15 @@ from handcar.server.accounts.models import Volunteer
 from handcar.server.catalog.models import Chunk, Dataset, TrainingModel
 from handcar.server.memory import Kept
 from handcar.server.rounds import heartbeats, merges, participation, rollback, services
-from handcar.server.rounds.models import CHECKED, MERGED, REFUSED, Participation, Update, Version
+from handcar.server.rounds.models import (
+    CHECKED,
+    MERGED,
+    RECEIVED,
+    REFUSED,
+    Participation,
+    Update,
+    Version,
+)
 from server_api import Api, later, newest, prepare, update_frame, work
 
 NOW = datetime.now(UTC)
@@ -379,6 +387,24 @@ def test_looking_in_vain_for_what_to_merge_is_not_repeated_at_once_where_it_is_d
     for _ in range(3):
         merges.merge_one(datetime.now(UTC))
     assert len(looked) == 1
+
+
+def test_while_updates_wait_to_be_checked_looking_in_vain_is_not_repeated_at_once(
+    server, monkeypatch
+):
+    model = server.model()
+    add_updates(model.pk, add_volunteers(model.pk, 6))
+    looked = []
+    monkeypatch.setattr(merges, "PLANNING", 1e-9)
+    monkeypatch.setattr(merges, "plan", lambda *_: looked.append(1))
+    waiting = Update.objects.filter(state=CHECKED)[0]
+    Update.objects.filter(id=waiting.pk).update(state=RECEIVED, examined_at=None)
+    for _ in range(3):
+        merges.merge_one(datetime.now(UTC))
+    assert len(looked) == 1
+    Update.objects.filter(id=waiting.pk).update(state=CHECKED)
+    merges.merge_one(datetime.now(UTC))
+    assert len(looked) == 2  # nothing else is left to do
 
 
 # -- what is remembered ----------------------------------------------------------------------

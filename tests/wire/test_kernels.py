@@ -166,7 +166,7 @@ def test_what_is_not_zero_is_found_added_and_imaged_alike(seed, k, times):
     def looked_at():
         decoded = frames.decode_coded(frame, LAYOUT)[1]
         total = np.ones(coded.trainable_size(LAYOUT), np.float32)
-        coded.add(total, decoded, np.float32(times))
+        coded.add(total, [(decoded, np.float32(times)), (decoded, np.float32(0.3))])
         image = sketch(decoded, LAYOUT, b"key")
         return total.tobytes(), image.tobytes(), coded.dense(decoded, LAYOUT).tobytes()
 

@@ -29,6 +29,8 @@ from handcar.wire import coded
 from handcar.wire.coded import Coded
 from handcar.wire.layout import Flat, Layout
 
+CODED_AT_ONCE, CODED_SHARE = 16, 0.5
+"""So many coded updates are added at once, if they take less than this share of the weights."""
 BLOCK = 1 << 18
 """Numbers at once: few enough for a core's own cache, many enough that Python costs little."""
 
@@ -89,7 +91,7 @@ def merge(  # noqa: PLR0913 - each a plain part
     """Return the next version's weights.
 
     Sums run in the order given, in float32: the same contributions in the same order give
-    the same bits, coded or flat. Each is decoded once, one at a time, so that beside `weights`
+    the same bits, coded or flat. Each is decoded once, a few at a time, so that beside `weights`
     and `memory` there are two vectors of the model's size at most, three with flat ones.
     """
     counted = sum(one.counted_steps for one in contributions)
@@ -147,13 +149,15 @@ def _total(
 def _sum(contributions: Sequence[Contribution], mixture: Mixture, layout: Layout) -> Flat:
     """Return the mixture of the updates; what is coded is summed in its order, and turned once."""
     lines, flat = [np.zeros(0, np.float32)] * 2
+    held: list[tuple[Coded, np.float32]] = []
     places = layout.statistic_slices
     statistics = [np.zeros(place.stop - place.start, np.float32) for place in places]
     for one, coefficient in zip(contributions, mixture.of_updates, strict=True):
         change, times = one.decode(), np.float32(coefficient * one.factor)
         if isinstance(change, Coded):
-            lines = lines if lines.size else np.zeros(coded.trainable_size(layout), np.float32)
-            coded.add(lines, change, times)
+            held.append((change, times))
+            if _is_enough(held, layout):
+                lines = _with_held(lines, held, layout)
             values = coded.statistics_of(change, layout)
         else:
             flat = flat if flat.size else np.zeros(layout.size, np.float32)
@@ -162,12 +166,27 @@ def _sum(contributions: Sequence[Contribution], mixture: Mixture, layout: Layout
         for summed, value in zip(statistics, values, strict=True):
             np.add(summed, np.float32(one.counted_steps) * value, out=summed)
         del change, values
+    lines = _with_held(lines, held, layout)
     total = coded.in_layout(lines, statistics, layout) if lines.size else flat
     if lines.size and flat.size:
         total += flat
     for place, summed in zip(places, statistics, strict=True):
         total[place] = summed
     return total
+
+
+def _is_enough(held: list[tuple[Coded, np.float32]], layout: Layout) -> bool:
+    room = CODED_SHARE * 4 * layout.size
+    return len(held) == CODED_AT_ONCE or sum(change.nbytes for change, _ in held) > room
+
+
+def _with_held(lines: Flat, held: list[tuple[Coded, np.float32]], layout: Layout) -> Flat:
+    """Return the sums of what is coded with what is held in them too; nothing is held then."""
+    if held:
+        lines = lines if lines.size else np.zeros(coded.trainable_size(layout), np.float32)
+        coded.add(lines, held)
+        held.clear()
+    return lines
 
 
 def _share(counted: float, activity: Activity, rule: Rule) -> float:

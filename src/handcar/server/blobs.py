@@ -14,7 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from django.conf import settings
+from numpy.typing import NDArray
 
 from handcar import files
 from handcar.files import MB
@@ -33,7 +35,7 @@ RESERVE_BYTES = 256 * MB
 class Blobs(Protocol):
     """What the disk and a bucket both do. The functions of these names below say what each is."""
 
-    def put(self, digest: str, data: bytes, *, public: bool) -> None:
+    def put(self, digest: str, data: bytes | memoryview, *, public: bool) -> None:
         """Keep bytes."""
 
     def adopt(self, part: Path, digest: str) -> None:
@@ -47,6 +49,9 @@ class Blobs(Protocol):
 
     def read(self, digest: str) -> bytes:
         """Return the bytes, their digest checked."""
+
+    def read_array(self, digest: str) -> NDArray[np.uint8]:
+        """Return the same as an array."""
 
     def remove(self, digest: str) -> None:
         """Forget the bytes."""
@@ -81,7 +86,7 @@ def path(digest: str) -> Path:
     return DiskBlobs(settings.HANDCAR_HOME.blobs).path(digest)
 
 
-def put(data: bytes, *, public: bool = False) -> str:
+def put(data: bytes | memoryview, *, public: bool = False) -> str:
     """Keep `data` and return its digest. `public` is what everyone may have.
 
     Raises DiskFull, StoreAway.
@@ -119,6 +124,11 @@ def sizes(digests: Iterable[str]) -> dict[str, int]:
 def read(digest: str) -> bytes:
     """Return the bytes, their digest checked. Raises Corrupt, StoreAway."""
     return store().read(digest)
+
+
+def read_array(digest: str) -> NDArray[np.uint8]:
+    """Return the same as an array, for which much memory costs less. Raises Corrupt, StoreAway."""
+    return store().read_array(digest)
 
 
 def remove(digest: str) -> None:

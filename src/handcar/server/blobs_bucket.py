@@ -19,11 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from django.utils import timezone
+from numpy.typing import NDArray
 
 from handcar import files
 from handcar.errors import Corrupt, DiskFull
 from handcar.server.blobs_cache import Cache
+from handcar.server.blobs_disk import array_of
 from handcar.server.configuration import Configuration
 from handcar.server.home import Home
 from handcar.stores.base import file_name
@@ -57,9 +60,9 @@ class BucketBlobs:
         """Return the name of an object that nobody has verified yet."""
         return f"{self.prefix}incoming/{name}"
 
-    def put(self, digest: str, data: bytes, *, public: bool) -> None:
+    def put(self, digest: str, data: bytes | memoryview, *, public: bool) -> None:
         """Send bytes; what is private is soon read again, and kept here too. Raises StoreAway."""
-        self.bucket.put(self.key(digest, public=public), data, public=public)
+        self.bucket.put(self.key(digest, public=public), bytes(data), public=public)
         if not public:
             self._keep(digest, data)
 
@@ -102,8 +105,15 @@ class BucketBlobs:
 
     def read(self, digest: str) -> bytes:
         """Return the bytes, their digest checked. Raises Corrupt, StoreAway."""
-        if (kept := self.cache.read(digest)) is not None:
-            return kept
+        kept = self.cache.read(digest, Path.read_bytes)
+        return self._fetched(digest) if kept is None else kept
+
+    def read_array(self, digest: str) -> NDArray[np.uint8]:
+        """Return the same as an array. Raises Corrupt, StoreAway."""
+        kept = self.cache.read(digest, array_of)
+        return np.frombuffer(self._fetched(digest), np.uint8) if kept is None else kept
+
+    def _fetched(self, digest: str) -> bytes:
         data = self._fetch(digest)
         if data is None:
             raise Corrupt(f"the bytes of {digest} are not in {self.bucket.describe()}")
@@ -142,7 +152,7 @@ class BucketBlobs:
             return f"{self.address}/{key}"
         return _signed(self.bucket, key, hour(timezone.now()))
 
-    def _keep(self, digest: str, data: bytes) -> None:
+    def _keep(self, digest: str, data: bytes | memoryview) -> None:
         with suppress(DiskFull, OSError):  # what is not kept here is fetched again
             self.cache.add(digest, data)
 

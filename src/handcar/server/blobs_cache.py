@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from handcar import files
 from handcar.files import MB
+from handcar.server.blobs_disk import Data, digest_of
 from handcar.stores.base import file_name
 
 MOST_BYTES = 4_000 * MB
@@ -28,20 +29,20 @@ class Cache:
     folder: Path
     most_bytes: int = MOST_BYTES
 
-    def read(self, digest: str) -> bytes | None:
+    def read(self, digest: str, load: Callable[[Path], Data]) -> Data | None:
         """Return bytes, their digest checked; none when they are not here, or damaged."""
         path = self._path(digest)
         try:
-            data = path.read_bytes()
+            data = load(path)
             os.utime(path)
         except OSError:
             return None
-        if files.digest(data) == digest:
+        if digest_of(data) == digest:
             return data
         self.remove(digest)
         return None
 
-    def add(self, digest: str, data: bytes) -> None:
+    def add(self, digest: str, data: bytes | memoryview) -> None:
         """Keep bytes, and let older ones go for them, if the disk has room. Raises DiskFull."""
         if len(data) > self.most_bytes:
             return

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from handcar import files
 from handcar.errors import Corrupt
 from handcar.stores.base import file_name
+
+Data = TypeVar("Data", bytes, NDArray[np.uint8])
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class DiskBlobs:
         name = file_name(digest)
         return self.folder / name[:2] / name
 
-    def put(self, digest: str, data: bytes, *, public: bool) -> None:
+    def put(self, digest: str, data: bytes | memoryview, *, public: bool) -> None:
         """Write bytes, unless they are here. Raises DiskFull."""
         if not self.path(digest).is_file():
             files.write(self.path(digest), data)
@@ -49,11 +55,18 @@ class DiskBlobs:
 
     def read(self, digest: str) -> bytes:
         """Return the bytes, their digest checked. Raises Corrupt."""
+        return self._read(digest, Path.read_bytes)
+
+    def read_array(self, digest: str) -> NDArray[np.uint8]:
+        """Return the same as an array. Raises Corrupt."""
+        return self._read(digest, array_of)
+
+    def _read(self, digest: str, load: Callable[[Path], Data]) -> Data:
         try:
-            data = self.path(digest).read_bytes()
+            data = load(self.path(digest))
         except FileNotFoundError:
             raise Corrupt(f"the bytes of {digest} are not on the server's disk") from None
-        if files.digest(data) != digest:
+        if digest_of(data) != digest:
             raise Corrupt(f"the bytes of {digest} on the server's disk are damaged")
         return data
 
@@ -68,3 +81,13 @@ class DiskBlobs:
     def link(self, digest: str, root: str) -> str:
         """Return this server's own address of the bytes."""
         return root + file_name(digest)
+
+
+def array_of(path: Path) -> NDArray[np.uint8]:
+    """Return what is in a file, in memory that NumPy gets by the large page."""
+    return np.fromfile(path, np.uint8)
+
+
+def digest_of(data: Data) -> str:
+    """Return the digest of what was read."""
+    return files.digest(data if isinstance(data, bytes) else data.data)

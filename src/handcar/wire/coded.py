@@ -19,6 +19,8 @@ from handcar.wire.layout import Flat, Layout, TensorSpec
 from handcar.wire.sparse import BLOCK, Sparse, squares
 
 CACHE_LINE = 64
+BLOCKS_AT_ONCE = 4
+"""A megabyte of sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +93,35 @@ def length_squared(coded: Coded) -> float:
     return sum((squares(part.sparse) * part.scale * part.scale for part in coded.parts), 0.0)
 
 
-def add(total: Flat, coded: Coded, times: np.float32) -> None:
-    """Add `times` the trainable numbers to sums in the coded order: the bits of the dense sum.
+def add(total: Flat, changes: Sequence[tuple[Coded, np.float32]]) -> None:
+    """Add to sums in the coded order the trainable numbers of each change, times what goes with it.
 
-    Each is (number x scale) x times in float32, added once.
+    Each is (number x scale) x times in float32, added once, in the order given: the bits of the
+    dense sum. All of them to some blocks, then to the next, which a processor's cache has room
+    for: memory is as slow for one of them as for all.
     """
+    loops = kernels(total.size)
     start = 0
-    for part in coded.parts:
-        values = np.arange(-128, 128).astype(np.float32) * np.float32(part.scale) * times
-        _add(total[start : start + part.tensor.size], part.sparse, values)
-        start += part.tensor.size
+    for parts in zip(*(change.parts for change, _ in changes), strict=True):
+        size = parts[0].tensor.size
+        values = [_values(part, times) for part, (_, times) in zip(parts, changes, strict=True)]
+        cut = [part.sparse.cut(BLOCKS_AT_ONCE) for part in parts]
+        for begin, some in zip(
+            range(0, size, BLOCK * BLOCKS_AT_ONCE), zip(*cut, strict=True), strict=True
+        ):
+            place = total[start + begin : start + min(begin + BLOCK * BLOCKS_AT_ONCE, size)]
+            for sparse, value in zip(some, values, strict=True):
+                _add(loops, place, sparse, value)
+        start += size
 
 
-def _add(total: Flat, sparse: Sparse, values: Flat) -> None:
-    if (loops := kernels(total.size)) is not None:
+def _values(part: Part, times: np.float32) -> Flat:
+    """Return what is added for each number, from -128 on."""
+    return np.arange(-128, 128).astype(np.float32) * np.float32(part.scale) * times
+
+
+def _add(loops: Any | None, total: Flat, sparse: Sparse, values: Flat) -> None:
+    if loops is not None:
         loops.add(total, sparse.counts, sparse.places, sparse.numbers, values)
         return
     for begin, which in sparse.blocks():
@@ -145,5 +162,5 @@ def statistics_of(coded: Coded, layout: Layout) -> list[Flat]:
 def dense(coded: Coded, layout: Layout) -> Flat:
     """Return the difference as a flat vector."""
     total = np.zeros(trainable_size(layout), np.float32)
-    add(total, coded, np.float32(1.0))
+    add(total, [(coded, np.float32(1.0))])
     return in_layout(total, statistics_of(coded, layout), layout)

@@ -39,6 +39,14 @@ class Sparse:
         for block, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
             yield block * BLOCK, slice(begin, end)
 
+    def cut(self, blocks: int) -> Iterator[Sparse]:
+        """Return the same in pieces of so many blocks."""
+        ends = np.concatenate([[0], np.cumsum(self.counts)])[::blocks].tolist()
+        firsts = range(0, self.counts.size, blocks)
+        for first, begin, end in zip(firsts, ends, [*ends[1:], None], strict=False):
+            some = self.counts[first : first + blocks]
+            yield Sparse(some, self.places[begin:end], self.numbers[begin:end])
+
 
 def of(numbers: Numbers) -> Sparse:
     """Return what is not 0 in an array."""

@@ -386,10 +386,10 @@ def conclude(update: Update, now: datetime, *, audit: str) -> None:
     update.gate_wanted, update.audit = False, audit
     if audit == WANTED:
         return
-    part = participation.of(update)
     strays = update.objection == liveness.DIRECTION and audit != PASSED
     if strays and not liveness.is_suspended(update.model_id, liveness.DIRECTION):
-        services.refuse(update, direction.text(part.direction or 0.0, _usual(update)), now)
+        led = participation.of(update).direction or 0.0
+        services.refuse(update, direction.text(led, _usual(update)), now)
         return
     services.accept(update, now)
     if audit == SKIPPED:

@@ -64,8 +64,10 @@ ACTIVE_FIELDS = (
 )
 """Of thousands of volunteers, before every merge: plain values, not objects."""
 DEAR_S, PLANNING = 0.05, 0.1
-"""Looking for what to merge may take a tenth of a worker's time, where it takes long at all."""
-_plan_at: dict[str, float] = {}
+"""Looking for what to merge may take a tenth of a worker's time, where it takes long at all or
+updates wait to be checked."""
+_looked: dict[str, tuple[float, float]] = {}
+"""For each model when it was looked at in vain, and how many seconds that took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def merge_one(now: datetime) -> bool:
     """Make the next version of a model that is due; say whether there was one."""
     waiting = Update.objects.filter(state=CHECKED, model__state__in=("pending", "paused"))
     for model_id in waiting.order_by().values_list("model_id", flat=True).distinct():
-        if not _is_time_to_plan(model_id):
+        if not _is_time_to_look(model_id):
             continue
         model = TrainingModel.objects.get(id=model_id)
         if _planned(model, now) is None or (lease := leases.claim_merge(model, now)) is None:
@@ -106,17 +108,19 @@ def merge_one(now: datetime) -> bool:
     return False
 
 
-def _is_time_to_plan(model_id: str) -> bool:
-    return time.monotonic() >= _plan_at.get(model_id, 0.0)
+def _is_time_to_look(model_id: str) -> bool:
+    at, took = _looked.get(model_id, (0.0, 0.0))
+    if time.monotonic() >= at + took / PLANNING:
+        return True
+    return took <= DEAR_S and not _is_any_unchecked(model_id)
 
 
 def _planned(model: TrainingModel, now: datetime) -> Plan | None:
-    """Return what to merge now; where looking for it was dear and in vain, not again at once."""
+    """Return what to merge now; where it was looked for in vain, not again at once."""
     began = time.thread_time()
     made = plan(model, now)
-    took = time.thread_time() - began
-    if made is None and took > DEAR_S:
-        _plan_at[model.pk] = time.monotonic() + took / PLANNING
+    if made is None:
+        _looked[model.pk] = time.monotonic(), time.thread_time() - began
     return made
 
 
@@ -177,12 +181,17 @@ def _groups(volunteer: Volunteer) -> tuple[Hashable, ...]:
 
 
 def _waited_rounds(model: TrainingModel, now: datetime) -> float:
-    if Update.objects.filter(model=model, state=RECEIVED, examined_at=None).exists():
+    if _is_any_unchecked(model.pk):
         return 0.0  # those are checked first, and may go along
     waited: timedelta = now - series.newest(model.pk).published_at
     if waited < timedelta():  # the clock was set back: nobody knows, and who waits has waited
         return math.inf
     return waited.total_seconds() / timing.round_seconds(model)
+
+
+def _is_any_unchecked(model_id: str) -> bool:
+    rows = Update.objects.filter(model_id=model_id, state=RECEIVED, examined_at=None)
+    return rows.exists()
 
 
 # -- making the version ----------------------------------------------------------------------

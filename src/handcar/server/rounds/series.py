@@ -27,7 +27,7 @@ from handcar.server.problems import Refusal
 from handcar.server.rounds.models import Version
 from handcar.wire import container, frames
 from handcar.wire.frames import FrameFacts
-from handcar.wire.layout import Flat, Layout, weights_digest
+from handcar.wire.layout import Flat, Layout
 
 DELTA_STEP = 1.4
 """k of the step codec for deltas."""
@@ -62,12 +62,14 @@ def raw(digest: str | None) -> Flat:
     """
     if digest is None:
         raise Corrupt("the raw weights of this version are gone")
-    return np.frombuffer(blobs.read(digest), dtype="<f4").astype(np.float32, copy=False)
+    flat = blobs.read_array(digest).view("<f4").astype(np.float32, copy=False)
+    flat.flags.writeable = False
+    return flat
 
 
 def put_raw(weights: Flat) -> str:
     """Keep weights exactly and return their digest."""
-    return blobs.put(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+    return blobs.put(np.ascontiguousarray(weights, dtype="<f4").view(np.uint8).data)
 
 
 # -- making versions -------------------------------------------------------------------------
@@ -76,9 +78,8 @@ def put_raw(weights: Flat) -> str:
 def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version:
     """Return version 0, its bytes stored; the caller saves the row."""
     weights = frames.round_keyframe(weights)
-    digest = weights_digest(weights)
+    digest = put_raw(weights)
     keyframe = frames.encode_keyframe(FrameFacts("keyframe", model.pk, 0, digest), weights)
-    raw_digest = put_raw(weights)
     return Version(
         model=model,
         number=0,
@@ -86,8 +87,8 @@ def first_version(model: TrainingModel, weights: Flat, now: datetime) -> Version
         keyframe_digest=blobs.put(keyframe, public=True),
         keyframe_size=len(keyframe),
         begin_bytes=len(keyframe),
-        master_digest=raw_digest,
-        published_digest=raw_digest,
+        master_digest=digest,
+        published_digest=digest,
         published_at=now,
     )
 
@@ -102,17 +103,17 @@ def encode_next(
         facts, frames.difference(master, published, layout), layout, k=k
     )
     is_keyframe = keyframe_is_due(model, len(coded))
-    delta, published = _finished(coded, published, layout, rounded=is_keyframe)
+    delta, published, digest = _finished(coded, published, layout, rounded=is_keyframe)
     version = Version(
         model=model,
         number=base.number + 1,
-        weights_sha256=weights_digest(published),
+        weights_sha256=digest,
         delta_digest=blobs.put(delta, public=True),
         delta_size=len(delta),
         deltas_bytes=base.deltas_bytes + len(delta),
         begin_bytes=base.begin_bytes + len(delta),
         master_digest=put_raw(master),
-        published_digest=put_raw(published),
+        published_digest=digest,
     )
     if is_keyframe:
         _add_keyframe(version, published)
@@ -121,14 +122,17 @@ def encode_next(
 
 def _finished(
     coded: bytes, published: Flat, layout: Layout, *, rounded: bool
-) -> tuple[bytes, Flat]:
-    """Return a delta that says what it leads to, known only after decoding it, and just that."""
+) -> tuple[bytes, Flat, str]:
+    """Return a delta that says what it leads to, known only after decoding it.
+
+    And just that, stored, and its digest.
+    """
     header, sections = container.unpack(coded)
     header["rounded"] = rounded
     delta = container.pack(header, [bytes(section) for section in sections])
     weights = frames.lead(delta, published, layout)[1]
-    header["weights_sha256"] = weights_digest(weights)
-    return container.pack(header, [bytes(section) for section in sections]), weights
+    header["weights_sha256"] = digest = put_raw(weights)  # what names a version, too
+    return container.pack(header, [bytes(section) for section in sections]), weights, digest
 
 
 def _add_keyframe(version: Version, published: Flat) -> None:

@@ -39,40 +39,6 @@ BYTE, PAIR, FOUR = np.uint64(8), np.uint64(16), np.uint64(32)
 
 
 @compiled
-def contexts_from(levels: Any, matrix: int, at: int, out: Any) -> None:
-    """Fill `out` with the first finer contexts of the symbols from `at` on, in a matrix and after.
-
-    `levels` is those of all rows and all columns, and for each matrix where it ends, where its
-    rows' and its columns' levels begin, and how many columns it has.
-    """
-    of_rows, of_columns, matrices = levels
-    done = 0
-    while done < out.size:
-        end, first_row, first_column, columns = (
-            matrices[matrix, 0],
-            matrices[matrix, 1],
-            matrices[matrix, 2],
-            matrices[matrix, 3],
-        )
-        start = matrices[matrix - 1, 0] if matrix else 0
-        row = np.int64(np.uint32(at - start) // np.uint32(columns))
-        column = at - start - row * columns
-        while done < out.size and at < end:
-            here = min(out.size - done, columns - column)
-            level = np.int16(np.int16(of_rows[first_row + row]) - MIDDLE)
-            some = of_columns[first_column + column : first_column + column + here]
-            line = out[done : done + here]
-            for one in range(here):
-                both = np.int16(level + np.int16(some[one]))
-                line[one] = np.uint8(SIZES) * np.uint8(min(max(both, np.int16(1)), MOST))
-            done += here
-            at += here
-            row += 1
-            column = 0
-        matrix += 1
-
-
-@compiled
 def turn_eights(lines: Any, out: Any) -> None:
     """Turn over each eight bytes of eight lines, which are given as numbers of eight bytes."""
     for at in range(lines.shape[1]):
@@ -108,22 +74,43 @@ def turn_eights(lines: Any, out: Any) -> None:
 
 @compiled
 def fill_tile(levels: Any, begin: int, lanes: int, steps: int, tile: Any) -> None:
-    """Fill a tile, (steps, lanes / 8) of eight bytes each, with the contexts of all lanes."""
-    matrices = levels[2]
+    """Fill a tile, (steps, lanes / 8) of eight bytes each, with the finer contexts of all lanes.
+
+    `levels` is those of all rows and all columns, and for each matrix where it ends, where its
+    rows' and its columns' levels begin, and how many columns it has. Their sizes before are 0.
+    """
+    of_rows, of_columns, matrices = levels
     size = matrices[-1, 0] if len(matrices) else 0
     eights = np.zeros((EIGHT, TILE // EIGHT), np.uint64)
     turned = np.zeros((EIGHT, TILE // EIGHT), np.uint64)
     lines = eights.view(np.uint8)
-    matrix = 0
+    first = 0
     for group in range(-(-lanes // EIGHT)):
         for one in range(EIGHT):
             lane = group * EIGHT + one
             at = lane * steps + begin
             there = max(0, min(TILE, steps - begin, size - at)) if lane < lanes else 0
-            if there:
-                while at >= matrices[matrix, 0]:
-                    matrix += 1
-                contexts_from(levels, matrix, at, lines[one, :there])
+            while there and at >= matrices[first, 0]:
+                first += 1
+            matrix, done = first, 0
+            while done < there:  # no slices: making one takes as long as filling it
+                start = matrices[matrix - 1, 0] if matrix else 0
+                end, columns = matrices[matrix, 0], matrices[matrix, 3]
+                row = np.int64(np.uint32(at - start) // np.uint32(columns))
+                column = at - start - row * columns
+                while done < there and at < end:
+                    here = min(there - done, columns - column)
+                    level = np.int16(np.int16(of_rows[matrices[matrix, 1] + row]) - MIDDLE)
+                    base = matrices[matrix, 2] + column
+                    for n in range(here):
+                        both = np.int16(level + np.int16(of_columns[np.uint64(base + n)]))
+                        both = min(max(both, np.int16(1)), MOST)
+                        lines[one, np.uint64(done + n)] = np.uint8(SIZES) * np.uint8(both)
+                    done += here
+                    at += here
+                    row += 1
+                    column = 0
+                matrix += 1
             for n in range(there, TILE):
                 lines[one, n] = np.uint8(0)
         turn_eights(eights, turned)
@@ -137,7 +124,7 @@ def decode(code: Any, levels: Any, lanes: Any, found: Any, progress: Any) -> Non
     """Read symbols until all are read or `found` is nearly full; `progress` tells how far it is.
 
     code      each finer context's frequencies and where they start, (contexts, 9); the words
-    levels    see `contexts_from`
+    levels    see `fill_tile`
     lanes     each lane's state, and how large the symbol before was; changed in place
     found     of each symbol that is not 0, step by step, its lane and number; and how many
               there are after each step

@@ -55,14 +55,16 @@ def turn(change: Any, scale: Any, out: Any) -> None:
         high = min(inputs - top, TILE)
         for left in range(0, units, TILE):
             wide = min(units - left, TILE)
-            for row in range(high):
+            for row in range(high):  # as the compiler sees them lie side by side: many at once
+                line, to = change[top + row, left : left + wide], tile[row]
                 for column in range(wide):
-                    steps = np.rint(np.float32(change[top + row, left + column] / scale))
+                    steps = np.rint(np.float32(line[column] / scale))
                     steps = min(max(steps, np.float32(-LARGEST)), np.float32(LARGEST))
-                    tile[row, column] = np.int8(np.int32(steps))
+                    to[column] = np.int8(np.int32(steps))
             for column in range(wide):
+                to8 = out[left + column, top : top + high]
                 for row in range(high):
-                    out[left + column, top + row] = tile[row, column]
+                    to8[row] = tile[row, column]
 
 
 @compiled
