@@ -88,8 +88,8 @@ def test_kept_or_decoded_again_the_weights_are_the_same_bits(
         assert change.statistics.tobytes() == again.statistics.tobytes()
         for one, other in zip(change.parts, again.parts, strict=True):
             assert (one.tensor, one.scale) == (other.tensor, other.scale)
-            assert one.places.tobytes() == other.places.tobytes()
-            assert one.numbers.tobytes() == other.numbers.tobytes()
+            assert one.sparse.places.tobytes() == other.sparse.places.tobytes()
+            assert one.sparse.numbers.tobytes() == other.sparse.numbers.tobytes()
 
 
 def test_a_batch_ends_with_the_first_that_cannot_be_read(server, checked, decodings, monkeypatch):
