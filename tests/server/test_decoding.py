@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from handcar.errors import Corrupt
@@ -58,16 +60,24 @@ def test_what_is_gone_or_damaged_is_decoded_again(server, checked, decodings, da
     assert len(decodings) == 8
 
 
-def test_the_oldest_make_room(server, decodings, monkeypatch):
+def test_what_is_merged_first_is_kept_and_what_was_never_merged_goes(
+    server, decodings, monkeypatch
+):
     model = server.model()
-    for seed in range(3):
+    for seed in range(4):
         server.deliver(server.join(f"v{seed}"), update_frame(model, seed=seed))
     assert checks.check_one(later(0))
     (first,) = kept(server)
     monkeypatch.setattr(decoding, "DISK", 2 * first.stat().st_size)
     assert checks.check_one(later(0))
+    both = kept(server)
+    assert checks.check_one(later(0))
+    assert first in both
+    assert kept(server) == both
+    os.utime(first, (0, 0))
     assert checks.check_one(later(0))
     assert first not in kept(server)
+    assert len(kept(server)) == 2
 
 
 def test_a_disk_that_is_nearly_full_keeps_none(server, decodings, monkeypatch):

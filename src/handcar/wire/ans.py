@@ -148,7 +148,7 @@ def find(
     code[1, :, 1:] = np.cumsum(table, axis=1, dtype=np.uint32)
     lanes = states.copy(), np.zeros(states.size, np.uint8)
     ends = np.zeros(-(-size // states.size), np.int64)
-    room = NUMBERS_A_WORD * words.size + states.size
+    room = min(NUMBERS_A_WORD * words.size, size) + states.size
     found = np.empty(room, np.uint16), np.empty(room, np.int8)
     progress = np.zeros(3, np.int64)
     while True:

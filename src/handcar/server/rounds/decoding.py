@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +40,8 @@ MEMORY = 32 * MB
 DISK = 2048 * MB
 SPARE = 1024 * MB
 """Room on the disk that is left to what matters more."""
+LONGEST_S = 2 * 3600.0
+"""What was kept for so long was refused later on, or its merge will decode it again."""
 MOST_THREADS = 2
 """Each takes half of what the weights take, beside what it decodes."""
 
@@ -62,7 +65,7 @@ def decode(update: Update) -> Coded:
 
 
 def keep(update: Update, change: Coded) -> None:
-    """Keep what was decoded until it is merged, as far as there is room; the oldest goes."""
+    """Keep what was decoded until it is merged, as far as there is room."""
     if change.nbytes >= LARGE:
         with suppress(OSError):
             _write(_path(update.pk), change)
@@ -95,19 +98,27 @@ def _path(id: UUID) -> Path:
 def _write(path: Path, change: Coded) -> None:
     """Write the file at once or not at all; a power cut may spoil it, which its checksums tell."""
     path.parent.mkdir(exist_ok=True)
-    there = sorted((one.stat().st_mtime, one.stat().st_size, one) for one in path.parent.iterdir())
-    excess = sum(size for _, size, _ in there) + change.nbytes - DISK
-    for _, size, oldest in there:
-        if excess <= 0:
-            break
-        oldest.unlink(missing_ok=True)
-        excess -= size
+    if _filled(path.parent) + change.nbytes > DISK:
+        return  # what is there is merged before this one
     if shutil.disk_usage(path.parent).free - change.nbytes < SPARE:
         return  # others need what is left more
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
         np.savez(file, **coded.arrays(change))  # type: ignore[arg-type] # names of arrays
     part.replace(path)
+
+
+def _filled(folder: Path) -> int:
+    """Return how many bytes are kept; what has waited for too long for its merge goes."""
+    total, now = 0, time.time()
+    for one in os.scandir(folder):
+        with suppress(OSError):  # another worker may have merged it meanwhile
+            found = one.stat()
+            if abs(now - found.st_mtime) > LONGEST_S:
+                Path(one.path).unlink(missing_ok=True)
+            else:
+                total += found.st_size
+    return total
 
 
 def _read(update: Update) -> Coded | None:

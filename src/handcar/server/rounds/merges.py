@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from functools import partial
 
 import numpy as np
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
-from django.db.models import Count, F
+from django.db.models import F
 
 from handcar.errors import Corrupt, DiskFull, HandcarError, StateConflict, StoreAway
 from handcar.merging import cadence, trust
@@ -391,9 +392,8 @@ def _commit(
 
 
 def _count_for_volunteers(model: TrainingModel, made: Plan) -> None:
-    ids = [update.pk for update in made.updates]
-    counts = Update.objects.filter(id__in=ids).values("volunteer_id").annotate(count=Count("id"))
-    for row in counts.order_by():
-        Participation.objects.filter(model=model, volunteer_id=row["volunteer_id"]).update(
-            updates_merged=F("updates_merged") + row["count"]
-        )
+    counts = Counter(update.volunteer_id for update in made.updates)
+    for count in set(counts.values()):
+        ids = [id for id, updates in counts.items() if updates == count]
+        rows = Participation.objects.filter(model=model, volunteer_id__in=ids)
+        rows.update(updates_merged=F("updates_merged") + count)
