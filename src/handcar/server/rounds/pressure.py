@@ -30,7 +30,7 @@ BEHIND_S = 300.0
 """Workers may be so far behind before updates are asked to wait at their volunteers'."""
 FEW = 8
 """So few updates may wait for any time: what one of them does must not close the door."""
-CROWDED = 24
+CROWDED = 16
 """So many requests under way in a process are some tenths of a second for each of them."""
 RAREST = 3.0
 """Times the usual pause between heartbeats: two still fit into the time after which one is gone."""
