@@ -42,7 +42,7 @@ AFTER_FAULT_S = 5.0
 SWEEP_EVERY_S = 24 * 3600.0
 EVALUATION_EVERY_S = 1.0
 LOOK_BACK_EVERY_S = 1.0
-NICENESS = 10
+NICENESS = 5
 """Web processes on the same machine go first: someone waits for them, for milliseconds."""
 
 _alone = threading.Lock()
