@@ -38,11 +38,11 @@ SIZE_OF = np.array([0, 1, 1, 2, 2, 2, 2, 2], dtype=np.uint8)
 ESCAPED = -128
 NUMBERS = np.array([0, 1, -1, 2, -2, 3, -3, ESCAPED], dtype=np.int8)
 """What symbols stand for; the last for a number that travels apart."""
-UNSOUND = "the coded symbols do not end where they should"
-NUMBERS_A_WORD = 4
-"""About as many as 16 bits hold that are not 0; room for more is made when it is short."""
 TRANSLATION = NUMBERS.tobytes().ljust(256, b"\0")
 """The same as `bytes.translate` takes it."""
+NUMBERS_A_WORD = 4
+"""About as many as 16 bits hold that are not 0; room for more is made when it is short."""
+UNSOUND = "the coded symbols do not end where they should"
 
 Symbols = NDArray[np.uint8]
 Numbers = NDArray[np.int8]

@@ -103,8 +103,8 @@ def to_matrix(values: Flat, scale: float) -> NDArray[np.int8]:
     return numbers
 
 
-def from_matrix(numbers: NDArray[np.int8], scale: float, out: Flat) -> None:
-    """Fill `out`, (inputs, units), with symbols of (units, inputs) times the step."""
+def from_matrix(numbers: NDArray[np.int8] | Flat, scale: float, out: Flat) -> None:
+    """Fill `out`, (inputs, units), with symbols or sums of (units, inputs) times the step."""
     if (loops := kernels(out.size)) is not None:
         loops.turn_back(numbers, np.float32(scale), out)
         return
@@ -115,6 +115,6 @@ def from_matrix(numbers: NDArray[np.int8], scale: float, out: Flat) -> None:
         )
 
 
-def from_symbols(symbols: NDArray[np.int8], scale: float) -> Flat:
+def from_symbols(symbols: NDArray[np.int8] | Flat, scale: float) -> Flat:
     """Return symbols times the step: one float32 multiplication each, the same everywhere."""
     return symbols.astype(np.float32) * np.float32(scale)

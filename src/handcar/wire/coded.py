@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handcar.wire import codecs
 from handcar.wire.compiled import kernels
 from handcar.wire.layout import Flat, Layout, TensorSpec
 from handcar.wire.sparse import BLOCK, Sparse, squares
 
-CACHE_LINE = 64
 BLOCKS_AT_ONCE = 4
 """A megabyte of sums."""
 
@@ -139,18 +139,9 @@ def in_layout(total: Flat, statistics: Sequence[Flat], layout: Layout) -> Flat:
             continue
         inputs, units = inputs_and_units(tensor)
         matrix = total[start : start + tensor.size].reshape(units, inputs)
-        _turn_over(matrix, flat[place].reshape(inputs, units))
+        codecs.from_matrix(matrix, 1.0, flat[place].reshape(inputs, units))
         start += tensor.size
     return flat
-
-
-def _turn_over(matrix: Flat, out: Flat) -> None:
-    if (loops := kernels(matrix.size)) is not None:
-        loops.turn_over(matrix, out)
-        return
-    # A cache line of each row at a time: as a whole it takes much longer.
-    for begin in range(0, len(out), CACHE_LINE):
-        out[begin : begin + CACHE_LINE] = matrix[:, begin : begin + CACHE_LINE].T
 
 
 def statistics_of(coded: Coded, layout: Layout) -> list[Flat]:

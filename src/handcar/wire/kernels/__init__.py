@@ -11,7 +11,6 @@ from handcar.wire.kernels.matrices import (
     symbols,
     turn,
     turn_back,
-    turn_over,
 )
 from handcar.wire.kernels.nonzero import add, fold, locate, put
 
@@ -30,5 +29,4 @@ __all__ = [
     "symbols",
     "turn",
     "turn_back",
-    "turn_over",
 ]

@@ -55,16 +55,16 @@ def turn(change: Any, scale: Any, out: Any) -> None:
         high = min(inputs - top, TILE)
         for left in range(0, units, TILE):
             wide = min(units - left, TILE)
-            for row in range(high):  # as the compiler sees them lie side by side: many at once
+            for row in range(high):  # slices show the compiler that many can be reckoned at once
                 line, to = change[top + row, left : left + wide], tile[row]
                 for column in range(wide):
                     steps = np.rint(np.float32(line[column] / scale))
                     steps = min(max(steps, np.float32(-LARGEST)), np.float32(LARGEST))
                     to[column] = np.int8(np.int32(steps))
             for column in range(wide):
-                to8 = out[left + column, top : top + high]
+                turned = out[left + column, top : top + high]
                 for row in range(high):
-                    to8[row] = tile[row, column]
+                    turned[row] = tile[row, column]
 
 
 @compiled
@@ -78,19 +78,6 @@ def turn_back(numbers: Any, scale: Any, out: Any) -> None:
             for row in range(top, bottom):
                 for column in range(left, right):
                     out[row, column] = np.float32(numbers[column, row]) * scale
-
-
-@compiled
-def turn_over(matrix: Any, out: Any) -> None:
-    """Fill `out` with a matrix, turned over."""
-    units, inputs = matrix.shape
-    for left in range(0, units, TILE):
-        right = min(units, left + TILE)
-        for top in range(0, inputs, TILE):
-            bottom = min(inputs, top + TILE)
-            for row in range(top, bottom):
-                for column in range(left, right):
-                    out[row, column] = matrix[column, row]
 
 
 @compiled
